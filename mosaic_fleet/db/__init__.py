@@ -1,0 +1,1 @@
+"""The database: tables, transactions, quick reads, migrations and the embedded Postgres."""

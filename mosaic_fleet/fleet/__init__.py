@@ -1,0 +1,1 @@
+"""Providers, the roster, openclaw.json and the roster's stack."""

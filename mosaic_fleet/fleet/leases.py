@@ -1,0 +1,122 @@
+"""A lease on one user's gateway: while it holds, the gateway has nothing to do and takes nothing new.
+
+OpenClaw gives it only when nothing is under way there, fences new work in the same step, and takes it back by itself
+after two minutes. It knows nothing of commands that Docker started in the container: those are looked for here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import SecretStr
+
+from mosaic_fleet.errors import MosaicError, RuntimeFailure
+from mosaic_fleet.fleet import admin_rpc
+from mosaic_fleet.runtimes.gateway_base import Container, GatewayRuntime
+
+# Always the same, so that whoever comes after a killed Mosaic gets the lease that is still held instead of a refusal;
+# the lock of a gateway sees to it that one at a time asks.
+_REQUEST = "mosaic"
+_LONGEST = 60
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The promise of a gateway to take no new work until then."""
+
+    id: str
+    until: datetime
+
+
+@dataclass(frozen=True)
+class Busy:
+    """What keeps a gateway from being suspended, in readable words such as `embedded-run` or `background-exec (2)`.
+
+    One that is `draining` was asked to end, and does when that is done.
+    """
+
+    blockers: tuple[str, ...]
+    draining: bool = False
+
+
+def prepare(runtime: GatewayRuntime, found: Container, token: SecretStr) -> Lease | Busy:
+    """Have a running gateway take no new work for two minutes; one that has work goes on as if it was not asked.
+
+    The same call renews a lease that is held. To be called under the gateway's lock; OpenClaw takes 30 calls a minute.
+    Raises RuntimeFailure when the gateway cannot be asked or answers something else.
+    """
+    said = admin_rpc.call(runtime, found, token, "gateway.suspend.prepare", {"requestId": _REQUEST})
+    if said.get("status") == "busy":
+        return Busy(_blockers(said), draining=said.get("reason") == "gateway-draining")
+    lease = _lease(found, said)
+    try:
+        programs = runtime.execs(found.id)
+    except BaseException:
+        _let_go(runtime, found, token, lease)
+        raise
+    if programs:
+        release(runtime, found, token, lease)
+        return Busy(tuple(f"a command in the container: {_short(one)}" for one in programs))
+    return lease
+
+
+def release(runtime: GatewayRuntime, found: Container, token: SecretStr, lease: Lease) -> None:
+    """Let a gateway take new work again; one whose lease has run out does already. Raises RuntimeFailure."""
+    _resume(runtime, found, token, lease.id)
+
+
+def lift(runtime: GatewayRuntime, found: Container, token: SecretStr) -> None:
+    """Let a gateway take new work again without having its lease; one that is not fenced never is for it.
+
+    Raises RuntimeFailure when the gateway does not answer.
+    """
+    try:
+        _resume(runtime, found, token, _REQUEST)  # no lease has this name: it is refused only while one is held
+    except RuntimeFailure:
+        said = admin_rpc.call(runtime, found, token, "gateway.suspend.prepare", {"requestId": _REQUEST})
+        if said.get("status") != "busy":
+            release(runtime, found, token, _lease(found, said))
+
+
+def _resume(runtime: GatewayRuntime, found: Container, token: SecretStr, suspension: str) -> None:
+    admin_rpc.call(runtime, found, token, "gateway.suspend.resume", {"suspensionId": suspension})
+
+
+def check(lease: Lease, now: datetime) -> None:
+    """Make sure that a lease still holds; raises RuntimeFailure."""
+    if now >= lease.until:
+        raise RuntimeFailure("the gateway takes new work again: its lease has run out")
+
+
+def _let_go(runtime: GatewayRuntime, found: Container, token: SecretStr, lease: Lease) -> None:
+    """Release a lease while another error is on its way; unreleased it runs out by itself."""
+    try:
+        release(runtime, found, token, lease)
+    except MosaicError:
+        return
+
+
+def _lease(found: Container, said: Mapping[str, Any]) -> Lease:
+    try:
+        until = datetime.fromtimestamp(said["expiresAtMs"] / 1000, UTC)
+        if said["status"] == "ready" and said["suspensionId"]:
+            return Lease(str(said["suspensionId"]), until)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        pass
+    raise RuntimeFailure(f"{found.name} answers gateway.suspend.prepare with something else than ready or busy")
+
+
+def _blockers(said: Mapping[str, Any]) -> tuple[str, ...]:
+    """Name the kinds of work and how often each is there; what a task is called is its owner's and left out."""
+    counts: dict[str, int] = {}
+    for one in said.get("blockers") or []:
+        if isinstance(one, dict) and one.get("kind"):
+            kind, count = _short(str(one["kind"])), one.get("count")
+            counts[kind] = counts.get(kind, 0) + (count if isinstance(count, int) else 1)
+    words = tuple(kind if count == 1 else f"{kind} ({count})" for kind, count in counts.items())
+    return words or (_short(str(said.get("reason") or "something")),)
+
+
+def _short(text: str) -> str:
+    return " ".join(text.split())[:_LONGEST]
