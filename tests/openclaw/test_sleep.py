@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from mosaic_fleet.errors import RuntimeFailure
-from mosaic_fleet.fleet import admin_rpc, containers, leases, reaping
+from mosaic_fleet.fleet import admin_rpc, containers, leases, reaping, schedules
 from mosaic_fleet.fleet.hosting import is_ok, url
 from mosaic_fleet.fleet.leases import Busy, Lease
 from mosaic_fleet.fleet.openclaw import PORT, Gateway
@@ -203,12 +203,13 @@ def test_a_wrong_token_and_a_wrong_lease_are_refused(peer: Peer) -> None:
 def test_the_next_job_of_its_schedules_is_told(peer: Peer) -> None:
     """It says when its next job is due, but not while it is suspended."""
     at = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=2)
+    own = schedules.next_due(peer.runtime, peer.found, peer.token)
     peer.due(at)
-    said = admin_rpc.call(peer.runtime, peer.found, peer.token, "cron.status", {})
-    assert (said["enabled"], said["nextWakeAtMs"]) == (True, at.timestamp() * 1000)
+    # OpenClaw has a weekly job of its own, at a time that hangs on the gateway's identity: it may come first.
+    assert schedules.next_due(peer.runtime, peer.found, peer.token) == min(own or at, at)
     lease = peer.lease()
     with pytest.raises(RuntimeFailure, match="unavailable during gateway suspension"):
-        admin_rpc.call(peer.runtime, peer.found, peer.token, "cron.status", {})
+        schedules.next_due(peer.runtime, peer.found, peer.token)
     peer.release(lease)
 
 
