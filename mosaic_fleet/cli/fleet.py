@@ -59,9 +59,10 @@ def deploy(
 ) -> None:
     """Bring the Swarm to what the roster says. Waits until every agent is healthy."""
     from mosaic_fleet.fleet import deploying
+    from mosaic_fleet.fleet.options import Options
 
     mosaic = Mosaic.from_env()
-    options = deploying.Options(
+    options = Options(
         seconds(timeout),
         prune,
         create_network,

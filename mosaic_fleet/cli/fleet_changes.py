@@ -63,7 +63,7 @@ def scale(
 ) -> None:
     """Stop or start agents for good. The number is kept, also by the next deploy; other changes are left to that."""
     from mosaic_fleet.fleet import scaling
-    from mosaic_fleet.fleet.deploying import Options
+    from mosaic_fleet.fleet.options import Options
 
     wanted, options = _numbers(targets), Options(seconds(timeout), dry_run=dry_run, fresh=frozenset(fresh or []))
     with _fleet(quiet=quiet or json) as fleet:
@@ -120,7 +120,7 @@ def push(
 ) -> None:
     """Make what the rendered stack file names. Then `docker stack deploy` or Portainer takes it as it is."""
     from mosaic_fleet.fleet import pushing
-    from mosaic_fleet.fleet.deploying import Options
+    from mosaic_fleet.fleet.options import Options
 
     options = Options(create_network=create_network, dry_run=dry_run, fresh=frozenset(fresh or []))
     with _fleet(quiet=quiet or json) as fleet:
@@ -152,7 +152,7 @@ def rollback(
 ) -> None:
     """Go back to an earlier deploy, as a new one. The roster stays as it is: `mosaic fleet diff` shows it ahead."""
     from mosaic_fleet.fleet import rollbacks
-    from mosaic_fleet.fleet.deploying import Options
+    from mosaic_fleet.fleet.options import Options
 
     options = Options(seconds(timeout), dry_run=dry_run, fresh=frozenset(fresh or []))
     with _fleet(quiet=quiet or json) as fleet:
@@ -183,7 +183,7 @@ def upgrade(
     """Run agents from another image, one first. Who does not get healthy with it runs the old one again."""
     from mosaic_fleet.configuration import REGISTRY
     from mosaic_fleet.fleet import upgrades
-    from mosaic_fleet.fleet.deploying import Options
+    from mosaic_fleet.fleet.options import Options
 
     try:
         REGISTRY["fleet.image"].parse(image)

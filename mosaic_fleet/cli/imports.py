@@ -59,8 +59,9 @@ def folder(path: Path, stack: str | None, how: How) -> None:
 def adopt(path: Path, stack: str | None, how: How, consent: Consent) -> None:
     """Load a hand-made fleet and take over what runs of it, each step told before it is done."""
     from mosaic_fleet.fleet import adopting
-    from mosaic_fleet.fleet.deploying import Fleet, Options
+    from mosaic_fleet.fleet.deploying import Fleet
     from mosaic_fleet.fleet.handmade import reading
+    from mosaic_fleet.fleet.options import Options
 
     made = reading.read(path, stack)
     timeout = seconds(consent.timeout)

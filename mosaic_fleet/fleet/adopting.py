@@ -6,16 +6,17 @@ a command that broke off goes on where it was.
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from mosaic_fleet import configuration
 from mosaic_fleet.db.database import Database
 from mosaic_fleet.errors import ConfigurationError, Conflict, NotFound, RuntimeFailure
 from mosaic_fleet.fleet import agents, deploying, preflight, stack
-from mosaic_fleet.fleet.deploying import Fleet, Options, Outcome
+from mosaic_fleet.fleet.deploying import Fleet, Outcome
 from mosaic_fleet.fleet.handmade.reading import HandMade, Member
 from mosaic_fleet.fleet.openclaw import STATE_DIR
+from mosaic_fleet.fleet.options import Options
 from mosaic_fleet.fleet.stack import Roster, service_name
 from mosaic_fleet.identity import audit
 from mosaic_fleet.runtimes.base import INSTALL_LABEL, Folder, Service, StackRuntime, Task
@@ -178,9 +179,7 @@ def _volume(site: _Site, service: Service) -> str:
 def _check_target(fleet: Fleet, roster: Roster, planned: Sequence[Adoption], options: Options) -> None:
     """See that the fleet can run under Mosaic before anything of it is stopped."""
     taken = {one.agent for one in planned}
-    others = tuple(agent for agent in roster.agents if agent.name not in taken)
-    preflight.check_owner(fleet.runtime, replace(roster, agents=others))
-    site = preflight.check_room(fleet.runtime, roster, fleet.report.step)
+    site = preflight.check(fleet.runtime, roster, fleet.report.step, options, adopting=taken)
     for agent in roster.agents:
         if agent.name in taken and agent.replicas:
             preflight.check_node(agent.name, site.nodes.get(site.engine.node_id))

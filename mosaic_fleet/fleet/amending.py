@@ -7,7 +7,8 @@ from typing import Any
 from mosaic_fleet.db.database import Lock
 from mosaic_fleet.errors import ConfigurationError, RuntimeFailure
 from mosaic_fleet.fleet import deploying, deployments, preflight, stack
-from mosaic_fleet.fleet.deploying import Fleet, Options, Outcome, Plan
+from mosaic_fleet.fleet.deploying import Fleet, Outcome, Plan
+from mosaic_fleet.fleet.options import Options
 from mosaic_fleet.fleet.preflight import Site
 from mosaic_fleet.fleet.stack import Place, Rendered
 
@@ -62,7 +63,7 @@ def placed(place: Place, rendered: Rendered) -> Place:
 
 def prepared(fleet: Fleet, place: Place, rendered: Rendered, options: Options) -> tuple[Site, Plan]:
     """Look at everything that a stack needs, and plan it; agents that change must be able to start again."""
-    site = preflight.check(fleet.runtime, place, fleet.report.step, dry_run=options.dry_run)
+    site = preflight.check(fleet.runtime, place, fleet.report.step, options)
     intended = deploying.intend(fleet, place, rendered, options, site)
     changing = {one.agent for one in intended.changes if one.action in ("create", "update")}
     deploying.check_starts(fleet, site, intended, options)

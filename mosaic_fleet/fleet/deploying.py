@@ -13,6 +13,7 @@ from mosaic_fleet.fleet import agents, deployments, docker_objects, drift, maski
 from mosaic_fleet.fleet.deployments import Intent
 from mosaic_fleet.fleet.drift import Known
 from mosaic_fleet.fleet.health import State, judge, stranded
+from mosaic_fleet.fleet.options import Options
 from mosaic_fleet.fleet.preflight import Site
 from mosaic_fleet.fleet.stack import Place, Rendered, Roster
 from mosaic_fleet.fleet.validation import validate
@@ -22,23 +23,6 @@ from mosaic_fleet.sealing import Box
 
 _POLL_SECONDS = 0.1
 _LOG_LINES = 5
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to deploy; `timeout` is seconds, `detach` does not wait for health.
-
-    `fresh` are agents that may start with an empty memory where their volume is gone, `downgrade` are agents that may
-    run an older OpenClaw than they have run.
-    """
-
-    timeout: float = 600
-    prune: bool = False
-    create_network: bool = False
-    dry_run: bool = False
-    detach: bool = False
-    fresh: frozenset[str] = frozenset()
-    downgrade: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -116,9 +100,7 @@ def deploy(fleet: Fleet, stack_name: str | None, options: Options) -> Outcome:
         name = agents.get_stack(session, stack_name).name
     if options.dry_run:
         roster = load(fleet, name)
-        look = preflight.check(
-            fleet.runtime, roster, fleet.report.step, create_network=options.create_network, dry_run=True
-        )
+        look = preflight.check(fleet.runtime, roster, fleet.report.step, options)
         intended = plan(fleet, roster, options, look)
         check_starts(fleet, look, intended, options)
         _check_releases(fleet, look, intended, options)
@@ -126,7 +108,7 @@ def deploy(fleet: Fleet, stack_name: str | None, options: Options) -> Outcome:
         return Outcome(name, intended.changes)
     with fleet.db.lock("deploy", f"stack {name}") as lock:
         roster = load(fleet, name)
-        site = preflight.check(fleet.runtime, roster, fleet.report.step, create_network=options.create_network)
+        site = preflight.check(fleet.runtime, roster, fleet.report.step, options)
         intended = plan(fleet, pin(fleet, roster, site), options, site)
         check_starts(fleet, site, intended, options)
         _check_releases(fleet, site, intended, options)

@@ -1,11 +1,12 @@
 """What must be so before a deploy changes anything: Swarm, network, image, nodes, and whose services these are."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from mosaic_fleet.errors import ConfigurationError, Conflict, NotFound, RuntimeFailure
 from mosaic_fleet.fleet.openclaw import OLDEST_VERSION
+from mosaic_fleet.fleet.options import Options
 from mosaic_fleet.fleet.stack import Place, Placement, service_name, volume_name
 from mosaic_fleet.names import format_size
 from mosaic_fleet.runtimes.base import INSTALL_LABEL, Engine, Image, Node, StackRuntime
@@ -32,40 +33,28 @@ def check(
     runtime: StackRuntime,
     place: Place,
     report: Callable[[str], None],
+    options: Options,
     *,
-    create_network: bool = False,
-    dry_run: bool = False,
+    adopting: Collection[str] = (),
 ) -> Site:
     """Look at everything a deploy needs; makes the network when asked and pulls images that are not here.
 
-    Raises RuntimeFailure, ConfigurationError or Conflict, each with what to do about it.
+    Whose the services of `adopting` are is not asked. Raises RuntimeFailure, ConfigurationError or Conflict, each with
+    what to do about it.
     """
-    swarm(runtime)
-    check_owner(runtime, place)
-    return check_room(runtime, place, report, create_network=create_network, dry_run=dry_run)
-
-
-def check_room(
-    runtime: StackRuntime,
-    place: Place,
-    report: Callable[[str], None],
-    *,
-    create_network: bool = False,
-    dry_run: bool = False,
-) -> Site:
-    """Do all that check() does, but do not ask whose the services are."""
     engine = swarm(runtime)
+    _check_owner(runtime, place, adopting)
     nodes = {node.id: node for node in runtime.nodes()}
     for agent in place.agents:
         _check_size(agent, nodes, engine)
     found = runtime.network(place.network)
-    if found is None and create_network and dry_run:
+    if found is None and options.create_network and options.dry_run:
         report(f"would make network {place.network}")
     else:
-        network(runtime, place.network, place.install, create=create_network, stack=place.stack)
+        network(runtime, place.network, place.install, create=options.create_network, stack=place.stack)
         found = runtime.network(place.network)
     refs = dict.fromkeys(agent.image for agent in place.agents)
-    images = {ref: image for ref in refs if (image := _image(runtime, ref, report, pull=not dry_run))}
+    images = {ref: image for ref in refs if (image := _image(runtime, ref, report, pull=not options.dry_run))}
     return Site(engine, nodes, images, found.id if found else "")
 
 
@@ -77,26 +66,6 @@ def swarm(runtime: StackRuntime) -> Engine:
     if not engine.is_manager:
         raise RuntimeFailure("this docker is a worker of its swarm", hint="point DOCKER_HOST at a manager")
     return engine
-
-
-def check_owner(runtime: StackRuntime, roster: Place) -> None:
-    """Refuse services and volumes of that name which this installation did not make; raises Conflict."""
-    stack = {service.name: service for service in runtime.services(roster.stack)}
-    for agent in roster.agents:
-        name = service_name(roster.stack, agent.name)
-        # Names are unique in a Swarm: one made outside of the stack is in the way too.
-        service = stack.get(name) or runtime.service(name)
-        if service and service.labels.get(INSTALL_LABEL) != roster.install:
-            raise Conflict(f'service "{name}" is {_whose(service.labels)}', hint=f"docker service inspect {name}")
-        if agent.volume:  # adopted: it has no labels of Mosaic's, the roster says whose it is
-            continue
-        name = volume_name(roster.stack, agent.name)
-        labels = runtime.volume_labels(name)
-        if labels is not None and labels.get(INSTALL_LABEL) != roster.install:
-            former = labels.get(INSTALL_LABEL)
-            takes_over = f"mosaic init --install {former}   (if that one's database is gone for good)"
-            hint = takes_over if former else f"docker volume inspect {name}"
-            raise Conflict(f'volume "{name}" is {_whose(labels)}', hint=hint)
 
 
 def check_node(agent: str, node: Node | None) -> None:
@@ -143,6 +112,26 @@ def read_version(text: str) -> tuple[int, ...] | None:
     """Find a release such as `2026.9.6` in a text."""
     match = _VERSION.search(text)
     return tuple(map(int, match.groups())) if match else None
+
+
+def _check_owner(runtime: StackRuntime, place: Place, adopting: Collection[str]) -> None:
+    """Refuse services and volumes of that name which this installation did not make; raises Conflict."""
+    stack = {service.name: service for service in runtime.services(place.stack)}
+    for agent in (agent for agent in place.agents if agent.name not in adopting):
+        name = service_name(place.stack, agent.name)
+        # Names are unique in a Swarm: one made outside of the stack is in the way too.
+        service = stack.get(name) or runtime.service(name)
+        if service and service.labels.get(INSTALL_LABEL) != place.install:
+            raise Conflict(f'service "{name}" is {_whose(service.labels)}', hint=f"docker service inspect {name}")
+        if agent.volume:  # adopted: it has no labels of Mosaic's, the place says whose it is
+            continue
+        name = volume_name(place.stack, agent.name)
+        labels = runtime.volume_labels(name)
+        if labels is not None and labels.get(INSTALL_LABEL) != place.install:
+            former = labels.get(INSTALL_LABEL)
+            takes_over = f"mosaic init --install {former}   (if that one's database is gone for good)"
+            hint = takes_over if former else f"docker volume inspect {name}"
+            raise Conflict(f'volume "{name}" is {_whose(labels)}', hint=hint)
 
 
 def _whose(labels: Mapping[str, str]) -> str:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from mosaic_fleet.fleet import agents, deploying, docker_objects, memory, preflight, stack
-from mosaic_fleet.fleet.deploying import Fleet, Options
+from mosaic_fleet.fleet.deploying import Fleet
+from mosaic_fleet.fleet.options import Options
 from mosaic_fleet.fleet.stack import Roster, volume_name
 from mosaic_fleet.runtimes.base import StackRuntime
 
@@ -30,9 +31,8 @@ def push(fleet: Fleet, stack_name: str | None, options: Options) -> Pushed:
     with fleet.db.transaction(system=True) as session:
         name = agents.get_stack(session, stack_name).name
     with fleet.db.lock("push", f"stack {name}") as lock:
-        roster, report = deploying.load(fleet, name), fleet.report.step
-        may = {"create_network": options.create_network, "dry_run": options.dry_run}
-        site = preflight.check(fleet.runtime, roster, report, **may)
+        roster = deploying.load(fleet, name)
+        site = preflight.check(fleet.runtime, roster, fleet.report.step, options)
         roster = roster if options.dry_run else deploying.pin(fleet, roster, site)
         intended = deploying.intend(fleet, roster, stack.render(roster, fleet.box), options)
         asked = [agent.name for agent in roster.agents if agent.name not in options.fresh]

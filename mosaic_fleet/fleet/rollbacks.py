@@ -6,7 +6,8 @@ from dataclasses import replace
 from mosaic_fleet.db.tables import Deployment
 from mosaic_fleet.errors import ConfigurationError, NotFound
 from mosaic_fleet.fleet import agents, amending, deploying, deployments, releases, stack
-from mosaic_fleet.fleet.deploying import Fleet, Options, Outcome
+from mosaic_fleet.fleet.deploying import Fleet, Outcome
+from mosaic_fleet.fleet.options import Options
 from mosaic_fleet.fleet.preflight import Site
 from mosaic_fleet.fleet.stack import Rendered
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from mosaic_fleet.errors import ConfigurationError
 from mosaic_fleet.fleet import agents, amending, deploying
 from mosaic_fleet.fleet.amending import Service
-from mosaic_fleet.fleet.deploying import Fleet, Options, Outcome
+from mosaic_fleet.fleet.deploying import Fleet, Outcome
+from mosaic_fleet.fleet.options import Options
 from mosaic_fleet.fleet.stack import frame
 
 

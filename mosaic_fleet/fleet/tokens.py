@@ -6,7 +6,8 @@ from datetime import datetime
 
 from mosaic_fleet.errors import Conflict, MosaicError
 from mosaic_fleet.fleet import agents, deploying, deployments, fingerprints, stack
-from mosaic_fleet.fleet.deploying import Fleet, Options
+from mosaic_fleet.fleet.deploying import Fleet
+from mosaic_fleet.fleet.options import Options
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from mosaic_fleet.db.database import Lock
 from mosaic_fleet.errors import NotFound, RuntimeFailure
 from mosaic_fleet.fleet import agents, amending, containers, deploying, deployments, releases
 from mosaic_fleet.fleet.amending import Base, Service
-from mosaic_fleet.fleet.deploying import Fleet, Options, Outcome
+from mosaic_fleet.fleet.deploying import Fleet, Outcome
+from mosaic_fleet.fleet.options import Options
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 from mosaic_fleet import configuration
 from mosaic_fleet.bootstrap import Mosaic
 from mosaic_fleet.fleet import deploying
-from mosaic_fleet.fleet.deploying import Fleet, Options
+from mosaic_fleet.fleet.deploying import Fleet
+from mosaic_fleet.fleet.options import Options
 from mosaic_fleet.runtimes.base import Finished, Image, Service
 from mosaic_fleet.settings import Settings
 from tests.docker.installation import Installation

@@ -6,7 +6,8 @@ from typing import Any
 from mosaic_fleet.db.reads import read
 from mosaic_fleet.fleet import comparing, pushing, restarting, rollbacks, scaling, upgrades
 from mosaic_fleet.fleet.comparing import Diff
-from mosaic_fleet.fleet.deploying import Fleet, Options, Outcome
+from mosaic_fleet.fleet.deploying import Fleet, Outcome
+from mosaic_fleet.fleet.options import Options
 from tests.postgres.team import STACK, Silent, Team
 
 

@@ -20,7 +20,8 @@ from mosaic_fleet.db.reads import SYSTEM_OWNER
 from mosaic_fleet.db.tables import Deployment, SystemContainer
 from mosaic_fleet.errors import DatabaseFailure
 from mosaic_fleet.fleet import agents, deploying, providers, stack
-from mosaic_fleet.fleet.deploying import Fleet, Options, Outcome
+from mosaic_fleet.fleet.deploying import Fleet, Outcome
+from mosaic_fleet.fleet.options import Options
 from mosaic_fleet.runtimes.base import INSTALL_LABEL, STACK_LABEL, DockerObject, Finished, StackRuntime
 from mosaic_fleet.sealing import Box, generate_key
 from tests.fakes import FAKE_IMAGE, FakeRuntime

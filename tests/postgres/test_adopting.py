@@ -11,9 +11,10 @@ import pytest
 from mosaic_fleet.db.database import Database
 from mosaic_fleet.errors import ConfigurationError, Conflict, MosaicError, NotFound, RuntimeFailure
 from mosaic_fleet.fleet import adopting, deploying
-from mosaic_fleet.fleet.deploying import Fleet, Options, Outcome
+from mosaic_fleet.fleet.deploying import Fleet, Outcome
 from mosaic_fleet.fleet.handmade import reading
 from mosaic_fleet.fleet.handmade.reading import HandMade
+from mosaic_fleet.fleet.options import Options
 from mosaic_fleet.runtimes.base import INSTALL_LABEL, Image
 from tests.fakes import FAKE_IMAGE, FakeRuntime
 from tests.postgres.team import NETWORK, STACK, Fault, FaultyDatabase, FaultyRuntime, Silent, Team

@@ -9,9 +9,10 @@ from mosaic_fleet.db.database import Database
 from mosaic_fleet.db.reads import SYSTEM_OWNER
 from mosaic_fleet.errors import ConfigurationError, RuntimeFailure
 from mosaic_fleet.fleet import agents, providers, pushing, removing, stack
-from mosaic_fleet.fleet.deploying import Fleet, Options
+from mosaic_fleet.fleet.deploying import Fleet
 from mosaic_fleet.fleet.fingerprints import Fingerprint, fingerprint, fingerprints, users_of
 from mosaic_fleet.fleet.holdings import look
+from mosaic_fleet.fleet.options import Options
 from mosaic_fleet.runtimes.base import Task
 from tests.fakes import Failure, FakeRuntime
 from tests.postgres.team import STACK, Silent, Team

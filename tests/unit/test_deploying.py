@@ -7,8 +7,9 @@ import pytest
 from pydantic import SecretStr
 
 from mosaic_fleet.db.database import Database
-from mosaic_fleet.fleet.deploying import Change, Fleet, Options, Plan, changes, ours, plan
+from mosaic_fleet.fleet.deploying import Change, Fleet, Plan, changes, ours, plan
 from mosaic_fleet.fleet.openclaw import Gateway
+from mosaic_fleet.fleet.options import Options
 from mosaic_fleet.fleet.stack import Roster, render
 from tests.fakes import FAKE_IMAGE, FakeRuntime
 from tests.rosters import BOX, agent, jarvis, provider

@@ -8,6 +8,7 @@ import pytest
 
 from mosaic_fleet.errors import ConfigurationError, Conflict, MosaicError, NotFound, RuntimeFailure
 from mosaic_fleet.fleet import preflight
+from mosaic_fleet.fleet.options import Options
 from mosaic_fleet.fleet.preflight import Site
 from mosaic_fleet.fleet.stack import Roster
 from mosaic_fleet.runtimes.base import Finished, Image, Network
@@ -33,7 +34,7 @@ def runtime() -> FakeRuntime:
 
 def check(runtime: FakeRuntime, wanted: Roster | None = None, *, create_network: bool = False) -> Site:
     """Check a roster, reporting to nobody."""
-    return preflight.check(runtime, wanted or roster(), lambda _: None, create_network=create_network)
+    return preflight.check(runtime, wanted or roster(), lambda _: None, Options(create_network=create_network))
 
 
 def test_a_good_site_is_described_and_left_alone(runtime: FakeRuntime) -> None:
@@ -233,7 +234,7 @@ def test_a_missing_image_is_pulled() -> None:
 
     runtime, lines = Registry(), []
     runtime.create_network(NETWORK, labels={})
-    site = preflight.check(runtime, roster("far/openclaw:1"), lines.append, create_network=False)
+    site = preflight.check(runtime, roster("far/openclaw:1"), lines.append, Options())
     assert site.images["far/openclaw:1"].id == "sha256:" + "b" * 64
     assert lines == ["pulling far/openclaw:1", "layer 1/1"]
 
