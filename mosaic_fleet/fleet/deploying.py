@@ -9,7 +9,18 @@ from typing import Protocol
 from mosaic_fleet.db.database import Database, Lock
 from mosaic_fleet.db.reads import read
 from mosaic_fleet.errors import MosaicError, RuntimeFailure
-from mosaic_fleet.fleet import agents, deployments, docker_objects, drift, masking, memory, preflight, releases, stack
+from mosaic_fleet.fleet import (
+    agents,
+    deployments,
+    docker_objects,
+    drift,
+    endings,
+    masking,
+    memory,
+    preflight,
+    releases,
+    stack,
+)
 from mosaic_fleet.fleet.deployments import Intent
 from mosaic_fleet.fleet.drift import Known
 from mosaic_fleet.fleet.health import State, judge, stranded
@@ -354,9 +365,9 @@ def _secrets(fleet: Fleet, place: Place) -> masking.Known | None:
 
 def _reason(runtime: StackRuntime, state: State, secrets: Collection[str] | None) -> str:
     """Name OOM as OOM and a failed health check as that; add the container's last lines, if secrets can be hidden."""
-    container_id = state.task.container_id if state.task else None
-    end = runtime.container_end(container_id) if container_id else None
-    if container_id is None or end is None:
+    container_id = (state.task.container_id if state.task else None) or ""
+    end = endings.settled(lambda: runtime.container_end(container_id)) if container_id else None
+    if end is None:
         return state.reason
     if end.oom_killed:
         return "killed for using more memory than its limit (OOM); raise it with mosaic agent set NAME --memory"

@@ -1,13 +1,35 @@
 """Why a gateway ended or never started, in words: from its exit code, Docker's own finding and its last lines."""
 
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
 from mosaic_fleet.errors import RuntimeFailure
 from mosaic_fleet.runtimes.gateway_base import Container
 
 _LONGEST = 500
+# By SIGKILL: somebody's, or the kernel's for want of memory, which Docker says a moment after the end.
+_KILLED = 137
+_LOOKS, _LOOK_SECONDS = 30, 0.1
 # OpenClaw's own code for a refused config or a state that another gateway holds.
 _REFUSED = 78
 # The entrypoint's codes: what it wrote says it all.
 _ENTRYPOINT = (*range(81, 88), 127)
+
+
+class _Seen(Protocol):
+    """How a container ended, as Docker says."""
+
+    @property
+    def exit_code(self) -> int | None:
+        """Return its exit code."""
+
+    @property
+    def oom_killed(self) -> bool:
+        """Tell whether the kernel ended it for want of memory."""
+
+
+_AnySeen = TypeVar("_AnySeen", bound=_Seen)
 
 
 class Ended(RuntimeFailure):
@@ -17,6 +39,20 @@ class Ended(RuntimeFailure):
 def ended(name: str, seen: Container | None, words: str) -> Ended:
     """Say why a gateway ended; `words` are the last lines of its standard error, without secrets."""
     return Ended(f'gateway of "{name}" did not start: {why(seen, words)}', hint=_hint(name, seen))
+
+
+def settled(look: Callable[[], _AnySeen | None]) -> _AnySeen | None:
+    """Look at a container that has ended; at one that was killed until Docker says that it was for want of memory.
+
+    For three seconds at most.
+    """
+    seen = look()
+    for _ in range(_LOOKS):
+        if seen is None or seen.exit_code != _KILLED or seen.oom_killed:
+            break
+        time.sleep(_LOOK_SECONDS)
+        seen = look()
+    return seen
 
 
 def never_started(name: str, seconds: float, words: str) -> RuntimeFailure:

@@ -250,6 +250,7 @@ def _await(work: Work, wish: Personal, container_id: str) -> Container:
             look_again = time.monotonic() + _OWNER_SECONDS
         seen = work.runtime.container(container_id)
         if seen is None or not seen.lives:
+            seen = endings.settled(lambda: work.runtime.container(container_id))
             words = work.runtime.logs(container_id, tail=5) if seen else ""
             raise endings.ended(wish.name, seen, wish.clean(words))
         if seen.address and is_ok(work.runtime.get(seen.address, "/startupz", port=PORT, timeout=_PROBE_SECONDS)):

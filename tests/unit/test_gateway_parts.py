@@ -175,6 +175,23 @@ def test_no_secret_is_in_the_environment_or_the_command() -> None:
     assert delivery.environment(2 << 30)["NODE_OPTIONS"] == "--max-old-space-size=1536"
 
 
+def test_a_killed_container_is_looked_at_until_docker_says_why() -> None:
+    """That it was killed for want of memory Docker may say later than that it has ended; of others nothing is asked."""
+    killed, starved = replace(ENDED, exit_code=137), replace(ENDED, exit_code=137, oom_killed=True)
+    looks = iter([killed, killed, starved])
+    assert endings.settled(lambda: next(looks)) == starved
+    for end in (starved, replace(ENDED, exit_code=1), None):
+        looks = iter([end])
+        assert endings.settled(lambda looks=looks: next(looks)) == end
+
+
+def test_a_container_that_somebody_killed_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After some looks it is said as it is."""
+    monkeypatch.setattr(endings, "_LOOK_SECONDS", 0)
+    killed = replace(ENDED, exit_code=137)
+    assert endings.settled(lambda: killed) == killed
+
+
 @pytest.mark.parametrize(
     ("seen", "words", "said"),
     [
