@@ -19,6 +19,8 @@ from mosaic_fleet.settings import Settings
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 READ_SECONDS = 30.0
+# A loaded host takes its time to make and remove networks and containers, and does it though nobody waits any more.
+CHANGE_SECONDS = 120.0
 _BLOCK = 65536
 # Engine 29 refuses older versions than this one, engine 20.10 knows up to 1.41: see _prefix.
 _NEWEST_API = (1, 44)
@@ -108,6 +110,12 @@ class _Connection(HTTPConnection):
                 raise
         return ours
 
+    def patient(self, seconds: float) -> None:
+        """Wait so long for the next answer."""
+        self.timeout = seconds
+        if self.sock:
+            self.sock.settimeout(seconds)
+
     def is_stale(self) -> bool:
         """Tell whether the other side hung up since the last answer: an idle connection has nothing to read."""
         if not self.sock:
@@ -137,7 +145,7 @@ class Endpoint:
     """Docker's HTTP interface at `host`; `command` is the docker command that reaches the same place.
 
     May be shared by threads: requests queue. Every method raises RuntimeFailure when Docker does not answer
-    within `seconds`, and Refused when it answers with an error.
+    within `seconds`, or two minutes where it is to change something, and Refused when it answers with an error.
     """
 
     def __init__(self, host: str, command: tuple[str, ...], seconds: float = READ_SECONDS) -> None:
@@ -283,6 +291,8 @@ class Endpoint:
         with self._answering(self._connection):
             if self._connection.is_stale():
                 self._connection.hang_up()
+            is_look = method in ("GET", "HEAD")
+            self._connection.patient(self._seconds if is_look else max(self._seconds, CHANGE_SECONDS))
             self._connection.request(method, target, body, {"Content-Type": "application/json"} if body else {})
             response = self._connection.getresponse()
             return response, response.read()

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import UnixStreamServer
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
@@ -259,6 +260,29 @@ def test_a_docker_that_hangs_up_without_a_word_is_a_failure(tmp_path: Path) -> N
         with pytest.raises(RuntimeFailure, match="does not answer"):
             Endpoint(f"unix://{tmp_path}/d.sock", ("docker",)).get("info")
         thread.join()
+
+
+class _Late(_Docker):
+    """Answers a moment later than is waited for where something is looked at."""
+
+    def answer(self, status: int, body: object, *headers: tuple[str, str]) -> None:
+        """Answer after half a second, if anybody waits."""
+        Event().wait(0.5)
+        with suppress(BrokenPipeError):
+            super().answer(status, body, *headers)
+
+
+def test_a_change_is_waited_for_longer_than_a_look(tmp_path: Path) -> None:
+    """Docker does what it was told though nobody waits: so a late answer to that is none that is missing."""
+    with serving(tmp_path / "d.sock", _Late):
+        endpoint = Endpoint(f"unix://{tmp_path}/d.sock", ("docker",), seconds=0.25)
+        endpoint._prefix = "/v1.41"
+        with pytest.raises(RuntimeFailure, match=r"docker does not answer at .*: timed out"):
+            endpoint.get("info")
+        assert endpoint.post("networks", "create", body={})["path"] == "/v1.41/networks/create"
+        with pytest.raises(RuntimeFailure, match="timed out"):
+            endpoint.get("info")
+        endpoint.close()
 
 
 def test_over_tcp_the_docker_command_dials_and_says_why_it_could_not() -> None:
