@@ -245,18 +245,22 @@ def test_a_login_on_a_terminal_is_saved(gateway: Gateway, endpoint: Endpoint) ->
 
 
 def test_a_gateway_says_whether_it_is_busy(gateway: Gateway) -> None:
-    """Asked as `fleet restart` asks it: busy while it answers, ready soon after. (It takes nothing new then.)"""
-    body = {"model": "openclaw", "stream": True, "messages": [{"role": "user", "content": "sleep:20 hello"}]}
+    """Asked as `fleet restart` asks it: busy while it answers, ready soon after. (It takes nothing new then.)
+
+    Busy too when it takes longer to say so than one waits for an answer: its processes are stopped meanwhile.
+    """
+    body = {"model": "openclaw", "stream": True, "messages": [{"role": "user", "content": "sleep:60 hello"}]}
     words = ["curl", "-sSN", "-m", "300", f"{BASE}/v1/chat/completions", "-H", f"Authorization: Bearer {TOKEN}"]
     command = ["docker", "--host", gateway.docker.host, "exec", gateway.container, *words, "-d", json.dumps(body)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as chat:
         assert chat.stdout
         assert chat.stdout.read(1) == b"d"
+        gateway.docker("exec", "-d", gateway.container, "sh", "-c", "kill -STOP -1; sleep 12; kill -CONT -1")
         said = _suspend(gateway)
         assert said["status"] == "busy", said
         assert said["blockers"]
         chat.communicate(timeout=300)
-    wait_until(lambda: _suspend(gateway)["status"] == "ready")
+    wait_until(lambda: _suspend(gateway)["status"] == "ready", seconds=300)
 
 
 def test_sigterm_ends_an_idle_gateway_with_0(gateway: Gateway) -> None:
