@@ -73,7 +73,12 @@ wait_until_it_answers() {
 
 swarm() {
   local node
-  node=$(docker info --format '{{.Swarm.LocalNodeState}} {{.Swarm.ControlAvailable}}')
+  # A daemon that was started anew answers before its Swarm is there again.
+  for _ in $(seq 300); do
+    node=$(docker info --format '{{.Swarm.LocalNodeState}} {{.Swarm.ControlAvailable}}')
+    [[ $node == pending* ]] || break
+    sleep 0.2
+  done
   case $node in
     "active true") ;;
     "active false") fail "this Docker is a worker of its Swarm" "set DOCKER_HOST to a manager of it" ;;
