@@ -168,9 +168,9 @@ def _stopped(
     due: datetime | None = None,
     *,
     lease: Lease | None = None,
-    grace: float = _GRACE_SECONDS,
+    grace: float | None = None,
 ) -> Row:
-    stopping.stop(case.work, grace, force=False, reason=reason, lease=lease)
+    stopping.stop(case.work, _GRACE_SECONDS if grace is None else grace, force=False, reason=reason, lease=lease)
     return Row(case.user, "stopped", reason or "its stop was begun before", due)
 
 

@@ -134,7 +134,8 @@ class Fleet:
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
     def let_go(self, name: str) -> None:
-        """Let a gateway whose model is `held` listen."""
+        """Let a gateway whose model is `held` listen, as soon as it is there."""
+        wait_until(lambda: self.container(name))
         self.exec(name, "touch", "/home/node/.openclaw/go")
 
     def objects(self, kind: str) -> set[str]:

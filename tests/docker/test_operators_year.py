@@ -22,7 +22,7 @@ def test_an_operators_year(year: Year) -> None:
 
     # It comes up, and a second time there is nothing to do.
     year.fleet_says(10, "2 to add", "diff", "--exit-code")
-    year.fleet_says(0, f"{stack} is changed at deploy 1, 2/2 healthy", "deploy", "--timeout", "90s")
+    year.fleet_says(0, f"{stack} is changed at deploy 1, 2/2 healthy", "deploy", "--timeout", "5m")
     year.fleet_says(0, f"{stack} is unchanged, 2/2 healthy", "deploy")
     year.unchanged()
     fleet.exec("one", "sh", "-c", "echo remembered > /home/node/.openclaw/memory")
@@ -34,7 +34,7 @@ def test_an_operators_year(year: Year) -> None:
     for field in ("replicas", "env.A", "limits.memory", "labels.x"):
         assert f"{field} " in shown
     assert shown.count("changed by hand") == 4
-    year.fleet_says(0, "2/2 healthy", "deploy", "--timeout", "90s")
+    year.fleet_says(0, "2/2 healthy", "deploy", "--timeout", "5m")
     year.unchanged()
 
     # One agent rests, through a deploy too, and comes back.
@@ -58,18 +58,18 @@ def test_an_operators_year(year: Year) -> None:
     # A broken image is taken back by itself; the second agent never sees it.
     broken = images.broken(docker, year.image, f"mosaic-broken:{stack}")
     two = fleet.container("two")
-    year.fleet_says(7, f"taken back: {year.one}", "upgrade", "--image", broken, "--timeout", "90s")
+    year.fleet_says(7, f"taken back: {year.one}", "upgrade", "--image", broken, "--timeout", "5m")
     assert (fleet.container("two"), year.running_image()) == (two, year.image)
     year.unchanged()
 
     # A change that was a mistake goes back; the roster is ahead of it then.
     fleet.change("one", "--role", "a mistake")
     number = fleet.deploy()["number"]
-    year.fleet_says(0, "2/2 healthy", "rollback", "--timeout", "90s")
+    year.fleet_says(0, "2/2 healthy", "rollback", "--timeout", "5m")
     assert fleet.service("one")["Spec"]["Labels"]["com.mosaic.role"] != "a mistake"
     year.fleet_says(10, "a mistake", "diff", "--exit-code")
     year.fleet_says(4, "has no deploy 99", "rollback", "--to", "99")
-    year.fleet_says(0, "2/2 healthy", "rollback", "--to", str(number), "--timeout", "90s")
+    year.fleet_says(0, "2/2 healthy", "rollback", "--to", str(number), "--timeout", "5m")
     year.unchanged()
 
     # An agent leaves: it runs on until it is pruned, and its volume stays.
@@ -81,19 +81,19 @@ def test_an_operators_year(year: Year) -> None:
     assert f"{stack}_{year.two}-state" in docker("volume", "ls", "-q").split()
 
     # It is taken down, and up again, and remembers.
-    year.fleet_says(0, f"removed {stack}_{year.one}", "rm", "--yes", "--timeout", "90s")
+    year.fleet_says(0, f"removed {stack}_{year.one}", "rm", "--yes", "--timeout", "5m")
     year.fleet_says(0, "unchanged, nothing of", "rm", "--yes")
     assert fleet.objects("config") | fleet.objects("secret") == set()
-    year.fleet_says(0, "1/1 healthy", "deploy", "--timeout", "90s")
+    year.fleet_says(0, "1/1 healthy", "deploy", "--timeout", "5m")
     assert fleet.exec("one", "cat", "/home/node/.openclaw/memory") == "remembered\n"
 
     # Down for good: volumes go by their stack's name only, and a volume lost behind Mosaic's back is missed.
-    year.fleet_says(0, "", "rm", "--yes", "--timeout", "90s")
+    year.fleet_says(0, "", "rm", "--yes", "--timeout", "5m")
     wait_until(lambda: volume_is_gone(fleet, f"{stack}_{year.one}-state"))
     year.fleet_says(7, "it would start with an empty memory", "deploy")
-    year.fleet_says(0, "1/1 healthy", "deploy", "--fresh", year.one, "--timeout", "90s")
+    year.fleet_says(0, "1/1 healthy", "deploy", "--fresh", year.one, "--timeout", "5m")
     year.fleet_says(2, "--confirm", "rm", "--volumes")
-    year.fleet_says(0, f"removed {stack}_{year.one}-state", "rm", "--volumes", "--confirm", stack, "--timeout", "90s")
+    year.fleet_says(0, f"removed {stack}_{year.one}-state", "rm", "--volumes", "--confirm", stack, "--timeout", "5m")
     assert f"{stack}_{year.one}-state" not in docker("volume", "ls", "-q").split()
 
 

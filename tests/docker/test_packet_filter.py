@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Event
 from mosaic_fleet import egress
 from mosaic_fleet.errors import RuntimeFailure
+from mosaic_fleet.runtimes import packet_filter
 from mosaic_fleet.runtimes.packet_filter import PacketFilter
 
 def iptables(*words):
@@ -90,7 +91,9 @@ assert iptables("-S", "FORWARD").splitlines()[1:] == forward
 with ThreadPoolExecutor(1) as docker:
     over = Event()
     networks = docker.submit(make_networks)
+    docker_waits, packet_filter._DOCKERS_SECONDS = packet_filter._DOCKERS_SECONDS, 120
     put_up = [walls.apply(closed) for _ in range(40)]
+    packet_filter._DOCKERS_SECONDS = docker_waits
     over.set()
     networks.result()
 assert put_up == [False] * 40

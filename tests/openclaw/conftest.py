@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mosaic_fleet.fleet import admin_rpc, refreshing, renewing, sleeping
 from tests.docker_run import missing
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +83,17 @@ class Quickstart:
         """Return what a stub LLM has been asked, oldest first, with the nonces it made."""
         answer: list[dict[str, Any]] = json.loads(self.docker("exec", self.running()[stub], "node", "-e", _FETCH))
         return answer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def patience() -> Iterator[None]:
+    """Give a real gateway time to answer and to end, however loaded the machine is: no limit is tested here."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(admin_rpc, "_SECONDS", 120.0)
+        patched.setattr(sleeping, "_GRACE_SECONDS", 300.0)
+        for module in (refreshing, renewing):
+            patched.setattr(module, "_IDLE_SECONDS", 300.0)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from mosaic_fleet.errors import RuntimeFailure
-from mosaic_fleet.fleet import admin_rpc, containers, leases, reaping, schedules
+from mosaic_fleet.fleet import admin_rpc, containers, idleness, leases, reaping, schedules
 from mosaic_fleet.fleet.hosting import is_ok, url
 from mosaic_fleet.fleet.leases import Busy, Lease
 from mosaic_fleet.fleet.openclaw import PORT, Gateway
@@ -217,8 +217,10 @@ def test_the_next_job_of_its_schedules_is_told(peer: Peer) -> None:
 
 
 @pytest.fixture
-def idle(guests: Guests) -> Guests:
-    """Return the installation, whose user's gateway is awake."""
+def idle(guests: Guests, monkeypatch: pytest.MonkeyPatch) -> Guests:
+    """Return the installation, whose user's gateway is awake; no job of OpenClaw's own keeps it so."""
+    monkeypatch.setattr(idleness, "DUE_SOON", timedelta(0))
+    monkeypatch.setattr(idleness, "OVERDUE", timedelta(0))
     guests.wake("ann")
     return guests
 
@@ -306,7 +308,7 @@ def reap_slowly(guests: Guests) -> Row:
     return reap(guests)
 
 
-@pytest.mark.timeout(3000)  # twenty starts of OpenClaw
+@pytest.mark.timeout(7200)  # twenty starts of OpenClaw
 def test_twenty_races_of_message_and_reaper_cut_no_turn(idle: Guests) -> None:
     """Each message that is sent at the moment of a reap is answered whole, and each turn the stub began has ended."""
     outcomes = []

@@ -72,7 +72,7 @@ def test_a_change_and_a_new_token_reach_an_idle_gateway(guests: Guests) -> None:
     assert ask(first, "remember the word quince")[0] == 200
     words = ("user", "set", "ann", "--personality-file", "/dev/stdin")
     assert guests.installation.run(*words, stdin="I serve ann kindly.\n").returncode == 0
-    for _ in range(20):  # OpenClaw takes 30 such questions a minute
+    for _ in range(100):  # OpenClaw takes 30 such questions a minute
         outcome = refreshing.refresh(guests.mosaic.hosting, guests.users["ann"])
         if outcome is None or outcome.result != "busy":
             break

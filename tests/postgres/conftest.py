@@ -6,17 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from sqlmodel import SQLModel
 
 from mosaic_fleet import logs
+from mosaic_fleet.db import reads
 from mosaic_fleet.db.database import Database
 from mosaic_fleet.db.embedded import Embedded
 from mosaic_fleet.sealing import generate_key
 from mosaic_fleet.settings import Settings
 from tests.postgres.machine import Machine, Said
+from tests.processes import until
 
 _numbers = count(1)
 _RESERVED = {"mosaic_user": "name = 'shared'", "system_config": "key = 'install.id'"}
@@ -50,7 +53,22 @@ def database_url(embedded: Embedded) -> Iterator[str]:
     with psycopg.connect(embedded.url("mosaic_super"), autocommit=True) as superuser:
         superuser.execute(f"CREATE DATABASE {name} OWNER mosaic")
         yield embedded.url(database=name)
+        until(lambda: _dropped(superuser, name))
+
+
+def _dropped(superuser: psycopg.Connection[Any], name: str) -> bool:
+    """Drop a database; Postgres waits five seconds for those whom it puts out, which a loaded machine may outlast."""
+    try:
         superuser.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    except psycopg.errors.ObjectInUse:
+        return False
+    return True
+
+
+@pytest.fixture(autouse=True)
+def patient_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait long for connections that many make at once; who tests that limit sets it."""
+    monkeypatch.setitem(reads.CONNECTING, "connect_timeout", 60)
 
 
 @pytest.fixture(autouse=True)

@@ -48,6 +48,10 @@ class Server:
         finally:
             connection.close()
 
+    def ask(self, path: str, *, listener: str = "public") -> int:
+        """Ask for a path again until nobody is told to come later; return the status."""
+        return int(until(lambda: (status := self.get(path, listener=listener)[0]) != 503 and status))
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; return the exit code."""
         self.process.send_signal(number)
@@ -85,6 +89,7 @@ def test_a_container_is_served_and_nothing_is_written_down(mosaic: Machine, data
     machine = mosaic.but(MOSAIC_SECRET_KEY=pullers.key)
     with serving(machine, "-v") as server:
         path, token = "/api/internal/agent-config/system/far", pullers.tokens["far"]
+        assert server.ask("/readyz") == 200
         status, headers, body = server.get(path, listener="internal", token=token)
         assert (status, headers["cache-control"]) == (200, "no-store")
         assert b"openclaw.json" in body
@@ -146,8 +151,8 @@ def test_it_starts_without_database_and_docker_and_recovers(
             assert (path, got) == (path, status)
             assert got == 200 or headers["retry-after"]
         away.symlink_to(folder)
-        assert server.get("/readyz")[0] == 200
-        assert server.get("/api/internal/agent-config/user/ann", listener="internal")[0] == 401
+        assert server.ask("/readyz") == 200
+        assert server.ask("/api/internal/agent-config/user/ann", listener="internal") == 401
 
 
 def test_duties_that_fail_are_told_by_readyz(mosaic: Machine, database: Database) -> None:
@@ -166,15 +171,15 @@ def test_connections_that_broke_are_made_anew(mosaic: Machine, database: Databas
     """When Postgres ended every connection, the next request is answered."""
     with serving(mosaic) as server:
         path = "/api/internal/agent-config/user/ann"
-        assert server.get(path, listener="internal")[0] == 401
+        assert server.ask(path, listener="internal") == 401
         with psycopg.connect(embedded.url("mosaic_super"), autocommit=True) as superuser:
             there = "SELECT pid FROM pg_stat_activity WHERE usename = 'mosaic'"
             pids = [pid for (pid,) in superuser.execute(there)]
             assert pids
             superuser.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", [pids])
             until(lambda: not set(pids) & {pid for (pid,) in superuser.execute(there)})
-        assert server.get(path, listener="internal")[0] == 401
-        assert server.get("/readyz")[0] == 200
+        assert server.ask(path, listener="internal") == 401
+        assert server.ask("/readyz") == 200
 
 
 def test_an_embedded_postgres_that_is_down_is_started(fresh_mosaic: Machine, fresh_settings: Settings) -> None:
@@ -183,7 +188,7 @@ def test_an_embedded_postgres_that_is_down_is_started(fresh_mosaic: Machine, fre
         assert server.get("/readyz")[0] == 503
         assert not Embedded(fresh_settings.data_dir, fresh_settings.socket_dir).exists()
         assert fresh_mosaic("init").exit_code == 0
-        assert server.get("/readyz")[0] == 200
+        assert server.ask("/readyz") == 200
         assert fresh_mosaic("db", "stop").exit_code == 0
         # A request that waits too long for the start is told to come again.
-        until(lambda: server.get("/readyz")[0] == 200)
+        assert server.ask("/readyz") == 200
