@@ -60,7 +60,7 @@ def test_a_killed_upgrade_goes_on_with_the_same_command(fleet: Fleet, installati
     """Killed as the first agent moves, or as the second does: typed again, both run the new image."""
     docker, old = installation.docker, installation.mosaic("config", "get", "fleet.image").strip()
     tag = images.other(docker, old, f"mosaic-other:{fleet.stack}")
-    fleet.load(one={}, two={})
+    fleet.load(one={}, two={"model": "echo/slow-start"})  # slow enough to be seen while it moves
     fleet.deploy()
     words = ("fleet", "upgrade", "--stack", fleet.stack, "--image", tag, "--timeout", "5m")
     moved = {"first": 1, "second": 2}[point]
