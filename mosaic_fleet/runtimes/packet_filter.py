@@ -15,7 +15,9 @@ from mosaic_fleet.names import bridge_prefix
 from mosaic_fleet.settings import without_secrets
 
 _REJECT = "-j REJECT --reject-with icmp-admin-prohibited"
-_ANSWERS = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"
+# Answers alone: what a gateway began is judged packet by packet, so nothing lives on that slipped through once, such as
+# in the moment in which Docker's jump is out, or that egress.allow does not open any more.
+_ANSWERS = "-m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j RETURN"
 _FOR_ANSWERS = re.compile(r"(?<!! )--(ct)?state (RELATED,)?ESTABLISHED ")
 # Opened to nobody, whatever is allowed: link-local, metadata, this network, multicast, reserved.
 NEVER = tuple(str(network) for network in egress.NEVER if network.version == 4)

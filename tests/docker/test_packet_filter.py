@@ -128,3 +128,119 @@ def test_what_is_written_is_what_is_found(tmp_path: Path) -> None:
     except FileNotFoundError:
         missing("unshare is not installed")
     assert done.returncode == 0, done.stderr
+
+
+OPEN_CONNECTIONS = """
+import os, subprocess, sys
+from ipaddress import ip_network
+from pathlib import Path
+from mosaic_fleet import egress
+from mosaic_fleet.runtimes.packet_filter import PacketFilter
+from tests.docker_run import wait_until
+
+ECHO = "import socket; c = socket.create_server(('', 7)).accept()[0]"
+ECHO += "; [c.sendall(heard) for heard in iter(lambda: c.recv(9), b'')]"
+CALL = "import socket, sys; c = socket.create_connection((sys.argv[1], 7), timeout=60)"
+CALL += "; [(c.sendall(l.encode()), print(c.recv(9).decode(), end='', flush=True)) for l in sys.stdin]"
+
+def do(*words):
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+def start(*words):
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True)
+
+class Machine:
+    def __init__(self, link, network):
+        self.process = start("unshare", "--net", "sh", "-c", "echo; exec sleep 600")
+        self.process.stdout.readline()
+        do("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(self.process.pid))
+        do("ip", "address", "add", f"{network}.1/24", "dev", link)
+        do("ip", "link", "set", link, "up")
+        do(*self.inside("ip", "address", "add", f"{network}.2/24", "dev", "eth0"))
+        do(*self.inside("ip", "link", "set", "eth0", "up"))
+        do(*self.inside("ip", "route", "add", "default", "via", f"{network}.1"))
+
+    def inside(self, *words):
+        return ("nsenter", "-t", str(self.process.pid), "-n", *words)
+
+    def listen(self):
+        server = start(*self.inside(sys.executable, "-c", ECHO))
+        wait_until(lambda: ":7 " in do(*self.inside("ss", "-tln")))
+        return server
+
+    def call(self, address):
+        return Call(self.inside(sys.executable, "-c", CALL, address))
+
+class Call:
+    def __init__(self, words):
+        self.process = start(*words)
+
+    def say(self, text):
+        print(text, file=self.process.stdin, flush=True)
+
+    def hear(self):
+        return self.process.stdout.readline().strip()
+
+def refused():
+    lines = do("iptables", "-w", "60", "-nvxL", "MOSAIC-0123456789ab-FWD").splitlines()
+    return sum(int(line.split()[0]) for line in lines if "REJECT" in line)
+
+Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+guest, lan = Machine("mu01234-x", "10.213.0"), Machine("lan0", "10.9.9")
+for words in (["-N", "DOCKER-USER"], ["-A", "FORWARD", "-j", "DOCKER-USER"], ["-A", "DOCKER-USER", "-j", "RETURN"]):
+    do("iptables", "-w", "60", *words)
+walls = PacketFilter(resolv=Path(os.devnull))
+closed, opened = ({"egress.allow": egress.parse(text), "gateways.subnet_pool": ip_network("10.213.0.0/16")}
+                  for text in ("", "10.9.9.2:7"))
+processes = [guest.process, lan.process]
+try:
+    assert walls.apply("0123456789ab", closed)
+    processes.append(guest.listen())
+    probe = Call((sys.executable, "-c", CALL, "10.213.0.2"))
+    probe.say("probe")
+    assert probe.hear() == "probe"
+    for way in ("slipped through", "opened"):
+        processes.append(lan.listen())
+        if way == "opened":
+            assert walls.apply("0123456789ab", opened)
+        else:
+            do("iptables", "-w", "60", "-D", "FORWARD", "-j", "DOCKER-USER")
+        call = guest.call("10.9.9.2")
+        call.say("first")
+        assert call.hear() == "first"
+        if way == "opened":
+            assert walls.apply("0123456789ab", closed)
+        else:
+            do("iptables", "-w", "60", "-I", "FORWARD", "-j", "DOCKER-USER")
+        walls.check("0123456789ab", closed)
+        before = refused()
+        call.say("second")
+        wait_until(lambda: refused() > before)
+        call.process.kill()
+        assert call.process.communicate()[0] == "", way
+        processes[-1].kill()
+        processes.pop().wait()
+    probe.say("again")
+    assert probe.hear() == "again"
+    probe.process.kill()
+    probe.process.communicate()
+finally:
+    for process in processes:
+        process.kill()
+        process.communicate()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace of its own needs root")
+def test_nothing_that_was_begun_lives_on_behind_the_walls() -> None:
+    """A connection out is cut off with its next packet, however it was opened; answers to Mosaic itself pass.
+
+    One was opened while Docker's jump was out, the other while `egress.allow` had it.
+    """
+    command = ["unshare", "--net", sys.executable, "-c", OPEN_CONNECTIONS]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    except FileNotFoundError:
+        missing("unshare is not installed")
+    assert done.returncode == 0, done.stderr

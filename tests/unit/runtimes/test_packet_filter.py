@@ -47,7 +47,7 @@ def test_everything_private_is_closed_after_what_is_opened() -> None:
     rules = laid_out(OLLAMA, OFFICE, resolvers=["10.0.0.2"])
     forward, here = rules.chains[FORWARD], rules.chains[INPUT]
     opened = "-d 10.1.1.42/32 -p tcp -m tcp --dport 11434 -j RETURN"
-    assert forward[0] == here[0] == "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"
+    assert forward[0] == here[0] == "-m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j RETURN"
     assert "-d 10.0.0.2/32 -p udp -m udp --dport 53 -j RETURN" in forward
     assert "-d 192.168.7.0/24 -j RETURN" in forward
     assert "-d 192.168.7.0/24 -j RETURN" not in here
