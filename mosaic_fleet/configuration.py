@@ -149,7 +149,7 @@ REGISTRY: dict[str, Setting] = {
             "egress.allow",
             "addresses",
             "",
-            "Private addresses that Mosaic itself may call: addresses or networks between commas, "
+            "Private addresses that Mosaic and every user's gateway may call: addresses or networks between commas, "
             "each with an optional `:port`, IPv6 in brackets.",
             egress.parse,
         ),
@@ -157,7 +157,7 @@ REGISTRY: dict[str, Setting] = {
             "fleet.image",
             "image",
             "ghcr.io/openclaw/openclaw:2026.9.6",
-            "The OpenClaw image that agents run, from release 2026.8.2 on.",
+            "The OpenClaw image of agents (next deploy) and of users' gateways (when idle), from release 2026.8.2 on.",
             _image,
             effect=_DEPLOY,
         ),

@@ -37,6 +37,7 @@ OTHER_CODES = {
     0: ("done", "It is done, or there was nothing to do."),
     1: ("bug", "A bug, with a traceback; or the answer to a question was no."),
     2: ("usage", "The command line is wrong: unknown command or option, missing value."),
+    10: ("differs", "Of `mosaic fleet diff --exit-code` alone: something differs."),
     130: ("interrupted", "Ctrl-C."),
     141: ("pipe closed", "Whoever read the output left, as `head` does."),
 }
@@ -113,6 +114,8 @@ def _exit_codes() -> Iterator[str]:
         codes.setdefault(error.exit_code, []).append((error.__name__, _sentence(error)))
     rows = [[str(code), name, text] for code in sorted(codes) for name, text in codes[code]]
     yield from _grid(["Code", "Name", "Meaning"], rows)
+    yield ""
+    yield "`mosaic fleet exec` ends with the code of the command that it ran."
 
 
 def _tables() -> Iterator[str]:
