@@ -36,7 +36,7 @@ class FakeOpenClaw:
 
     To be set by a test: `prepares` (how many a minute it takes), `work` (other blockers by kind), `schedules` and
     `next_wake` (seconds since 1970), `clock`, and `broken` (what every call is answered with). To be looked at: `begun`
-    and `ended` turns, `calls` by method.
+    and `ended` turns, `latest_turn` (seconds since 1970), `calls` by method.
     """
 
     def __init__(self, token: str = "", clock: Callable[[], float] = time.time) -> None:
@@ -48,6 +48,7 @@ class FakeOpenClaw:
         self.next_wake: float | None = None
         self.broken: Answer | None = None
         self.begun = self.ended = 0
+        self.latest_turn: float | None = None
         self.calls: Counter[str] = Counter()
         self.closed = False
         self._held: _Held | None = None
@@ -73,12 +74,14 @@ class FakeOpenClaw:
             if self.fenced:
                 return False
             self.begun += 1
+            self.latest_turn = self.clock()
             return True
 
     def end(self) -> None:
         """End a turn."""
         with self._lock:
             self.ended += 1
+            self.latest_turn = self.clock()
 
     def post(self, path: str, sent: Sent) -> Answer:
         """Answer a request; a turn is over at once here."""
@@ -105,6 +108,8 @@ class FakeOpenClaw:
                 return self._resume(str(params.get("suspensionId") or ""))
             if asked["method"] == "cron.status":
                 return self._cron()
+            if asked["method"] == "status":
+                return self._status()
         return _refused("INVALID_REQUEST", f"admin HTTP RPC method is not supported: {asked['method']}")
 
     def _prepare(self, request: str) -> Answer:
@@ -148,6 +153,12 @@ class FakeOpenClaw:
             return _refused("UNAVAILABLE", "cron.status unavailable during gateway suspension")
         due = self.next_wake if self.schedules else None
         return _payload({"enabled": self.schedules, "nextWakeAtMs": None if due is None else int(due * 1000)})
+
+    def _status(self) -> Answer:
+        recent = (
+            [] if self.latest_turn is None else [{"key": "agent:main:one", "updatedAt": int(self.latest_turn * 1000)}]
+        )
+        return _payload({"runtimeVersion": "2026.9.6", "sessions": {"count": len(recent), "recent": recent}})
 
     def _has_budget(self) -> bool:
         since, used = self._window

@@ -1,7 +1,7 @@
 """What counts as activity of a user's gateway, and since when there was none.
 
-- `chat`: a turn that Mosaic carried to it, at its begin and at its end.
-- `work`: it said itself that it is busy when it was to be put to sleep: a turn that came another way, a job of its own
+- `chat`: a turn, whichever way it came: asked before it is put to sleep, the gateway tells when its latest one was.
+- `work`: it said itself that it is busy when it was to be put to sleep: a turn, a job of its own
   schedules, background work, an open terminal, a command in its container.
 - `wake`: it was had to go on from a nap, by a request or by an operator.
 - `start`: it was started or restarted, likewise.

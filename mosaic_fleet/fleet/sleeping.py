@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import SecretStr
 
 from mosaic_fleet.errors import NotFound, RuntimeFailure
-from mosaic_fleet.fleet import activity, containers, endings, idleness, leases, naps, schedules, stopping
+from mosaic_fleet.fleet import activity, containers, endings, idleness, leases, naps, schedules, stopping, turns
 from mosaic_fleet.fleet.hosting import Work
 from mosaic_fleet.fleet.idleness import Action, Gateway, Rules, Verdict
 from mosaic_fleet.fleet.leases import Busy, Lease
@@ -93,12 +93,21 @@ def put_to_sleep(case: Case) -> Row:
     if verdict.action == "wake":
         return Row(case.user, "woken", verdict.reason, gateway.next_due_at)
     due = _due(case, found, token)
-    done = Row(case.user, _DONE[verdict.action], verdict.reason, due)
-    if soon := _obligation(case, verdict, due):
-        done = replace(done, outcome="kept", reason=f"{verdict.reason}, but {soon}")
-    else:
+    if _had_turn(case, found, token, gateway):
+        gateway, verdict = _look(case)
+    done = _proposed(case, verdict, due)
+    if done.outcome != "kept":
         done = _ask(case, found, token, done, gateway.last_active_at)
     return replace(done, outcome="woken") if done.outcome == "kept" and found.state == "paused" else done
+
+
+def _proposed(case: Case, verdict: Verdict, due: datetime | None) -> Row:
+    """Say what time proposes to do; nothing where it was active after all, or its schedules are against it."""
+    if verdict.action not in _DONE:
+        return Row(case.user, "kept", verdict.reason, due)
+    if soon := _obligation(case, verdict, due):
+        return Row(case.user, "kept", f"{verdict.reason}, but {soon}", due)
+    return Row(case.user, _DONE[verdict.action], verdict.reason, due)
 
 
 def _ask(case: Case, found: Container, token: SecretStr, done: Row, active: datetime | None) -> Row:
@@ -196,6 +205,16 @@ def _token(case: Case) -> tuple[SecretStr, str | None]:
         if row is None:
             raise NotFound(f'user "{case.user}" has no gateway any more')
         return containers.token(row, case.work.hosting.box), row.container_id
+
+
+def _had_turn(case: Case, found: Container, token: SecretStr, gateway: Gateway) -> bool:
+    """Ask when its latest turn was, and note it where Mosaic knew of none since; tell whether it did."""
+    at = turns.latest(case.work.runtime, found, token)
+    if at is None or at <= idleness.last_active(gateway, case.now)[0]:
+        return False
+    with case.work.hosting.db.transaction(system=True) as session:
+        activity.note(session, case.work.user, "chat", now=min(at, case.now))
+    return True
 
 
 def _due(case: Case, found: Container, token: SecretStr) -> datetime | None:

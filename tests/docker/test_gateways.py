@@ -25,7 +25,7 @@ from tests.docker_run import DockerRun, wait_until
 from tests.gateways import ask
 
 KEY = "planted-provider-key-of-a-guest"
-FAULTS = ("m1", "m2", "crash", "hog", "held", "held-answer", "slow-stop")
+FAULTS = ("m1", "m2", "crash", "hog", "held", "held-answer", "slow-stop", "forgetful")
 WORDS = " ".join(f"word{number}" for number in range(40))
 GO = "/home/node/.openclaw/go"
 

@@ -55,9 +55,9 @@ def guests(installation: Installation, docker: DockerRun) -> Iterator[Guests]:
 
 
 @pytest.fixture
-def ann(guests: Guests) -> Iterator[str]:
-    """Add a user whose gateway alone is awake."""
-    name = guests.add()
+def ann(guests: Guests, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Add a user whose gateway alone is awake, running a model that a test may choose."""
+    name = guests.add(getattr(request, "param", "m1"))
     guests.wake(name)
     yield name
     guests.installation.run("gateway", "stop", name, "--timeout", "0", "--force")
@@ -128,6 +128,7 @@ def test_of_reapers_beside_each_other_one_acts(guests: Guests, ann: str) -> None
     assert len(stops) == 1
 
 
+@pytest.mark.parametrize("ann", ["forgetful"], indirect=True)  # or its own word would put off each further nap
 def test_a_message_at_the_moment_of_a_nap_is_answered(guests: Guests, ann: str) -> None:
     """Whatever step of a nap it meets, the engine's pause too, it is answered by the gateway that it was sent to."""
     before = guests.hosting.runtime.container(guests.container(ann))

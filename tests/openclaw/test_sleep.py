@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from mosaic_fleet.errors import RuntimeFailure
-from mosaic_fleet.fleet import admin_rpc, containers, idleness, leases, reaping, schedules
+from mosaic_fleet.fleet import admin_rpc, containers, idleness, leases, reaping, schedules, turns
 from mosaic_fleet.fleet.hosting import is_ok, url
 from mosaic_fleet.fleet.leases import Busy, Lease
 from mosaic_fleet.fleet.openclaw import PORT, Gateway
@@ -213,6 +213,16 @@ def test_the_next_job_of_its_schedules_is_told(peer: Peer) -> None:
     peer.release(lease)
 
 
+def test_its_latest_turn_is_told(peer: Peer) -> None:
+    """It says when something last changed in a conversation: at the end of the turn that has just been."""
+    peer.release(peer.lease())
+    before = datetime.now(UTC) - timedelta(milliseconds=1)
+    assert peer.chat().status == 200
+    latest = turns.latest(peer.runtime, peer.found, peer.token)
+    assert latest
+    assert before <= latest <= datetime.now(UTC)
+
+
 # Real gateways, reaped -----------------------------------------------------------------------------------------------
 
 
@@ -226,13 +236,13 @@ def idle(guests: Guests, monkeypatch: pytest.MonkeyPatch) -> Guests:
 
 
 def reap(guests: Guests) -> Row:
-    """Reap when the gateway has been idle for a day, so that time alone never keeps it."""
+    """Reap as of tomorrow, so that time alone never keeps the gateway, whose latest turn was today."""
     long_ago = datetime.now(UTC) - timedelta(days=1)
     with guests.mosaic.db.transaction(system=True) as session:
         row = containers.find(session, guests.users["ann"])
         assert row
         row.started_at = row.last_active_at = long_ago
-    rows = reaping.reap(guests.mosaic.hosting, datetime.now(UTC)) or []
+    rows = reaping.reap(guests.mosaic.hosting, datetime.now(UTC) + timedelta(days=1)) or []
     return rows[0] if rows else Row("ann", "stopped", "")
 
 

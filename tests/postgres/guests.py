@@ -115,7 +115,13 @@ class Guests:
         return lifecycle.stop(self.hosting(), self.users[name], **options)
 
     def age(self, name: str, minutes: float, **values: Any) -> None:
-        """Have a user's gateway been started and active last so many minutes ago, and change other columns."""
+        """Have a user's gateway been started, active and in a turn last so many minutes ago; change other columns."""
+        if self.runtime.container(self.container(name)):
+            self.openclaw(name).latest_turn = (now() - timedelta(minutes=minutes)).timestamp()
+        self.age_row(name, minutes, **values)
+
+    def age_row(self, name: str, minutes: float, **values: Any) -> None:
+        """Have Mosaic know of no activity of a user's gateway since so many minutes ago."""
         at = now() - timedelta(minutes=minutes)
         with self.db.transaction(system=True) as session:
             row = containers.find(session, self.users[name])

@@ -102,10 +102,19 @@ def test_a_busy_gateway_does_not_nap(guests: Guests) -> None:
     """What it works at counts as activity; it is neither paused nor fenced, and its state is as old as it was."""
     before = guests.row("ann").status_at
     assert guests.openclaw("ann").begin()
+    guests.age("ann", 3)
     assert outcome(guests) == ("kept", "idle 3 min (last: chat), but busy: embedded-run, root-request")
     assert state(guests) == ("running", "running")
     assert guests.row("ann").status_at == before
     assert guests.openclaw("ann").begin()
+
+
+def test_no_gateway_naps_right_after_a_turn_that_mosaic_did_not_carry(guests: Guests) -> None:
+    """It is asked when its latest turn was, so its two minutes begin then."""
+    guests.openclaw("ann").latest_turn = now().timestamp()
+    assert outcome(guests) == ("kept", "idle 0 of 30 min (last: chat)")
+    assert state(guests) == ("running", "running")
+    assert outcome(guests, now() + timedelta(minutes=2, seconds=1)) == ("napped", "idle 2 min (last: chat)")
 
 
 def test_a_dry_run_says_what_would_nap(guests: Guests) -> None:

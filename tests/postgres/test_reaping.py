@@ -98,6 +98,7 @@ def test_a_dry_run_asks_nobody(guests: Guests) -> None:
 def test_a_gateway_that_works_is_kept_and_that_is_activity(guests: Guests) -> None:
     """Busy, it goes on as if nobody had asked, and is not asked again for as long as it may idle."""
     assert guests.openclaw("ann").begin()
+    guests.age("ann", 43)
     assert outcome(guests) == ("kept", "idle 43 min (last: chat), but busy: embedded-run, root-request")
     assert guests.openclaw("ann").begin()
     assert outcome(guests) == ("kept", "idle 0 of 30 min (last: work)")
@@ -110,6 +111,26 @@ def test_every_kind_of_work_keeps_a_gateway(guests: Guests, kind: str) -> None:
     guests.openclaw("ann").work = Counter({kind: 1})
     assert outcome(guests) == ("kept", f"idle 43 min (last: chat), but busy: {kind}")
     assert guests.runtime.running() == [guests.container("ann")]
+
+
+def test_a_turn_that_mosaic_did_not_carry_is_activity(guests: Guests) -> None:
+    """The gateway tells when its latest one was; from then on it idles, and is not fenced before."""
+    openclaw = guests.openclaw("ann")
+    openclaw.latest_turn = (now() - timedelta(minutes=10)).timestamp()
+    assert outcome(guests) == ("kept", "idle 10 of 30 min (last: chat)")
+    assert openclaw.calls["gateway.suspend.prepare"] == 0
+    openclaw.latest_turn = None
+    guests.age_row("ann", 31)
+    assert outcome(guests) == ("stopped", "idle 31 min (last: chat)")
+
+
+def test_a_turn_in_the_future_keeps_nothing_awake_for_longer(guests: Guests) -> None:
+    """A gateway whose clock is ahead, or who says so, was active now at the latest."""
+    guests.openclaw("ann").latest_turn = (now() + timedelta(days=9)).timestamp()
+    assert outcome(guests) == ("kept", "idle 0 of 30 min (last: chat)")
+    last = guests.row("ann").last_active_at
+    assert last
+    assert last <= now()
 
 
 def test_a_command_in_the_container_keeps_it(guests: Guests) -> None:
@@ -253,7 +274,8 @@ def test_a_message_meanwhile_keeps_the_gateway(guests: Guests) -> None:
     openclaw = guests.openclaw("ann")
     openclaw.chat = chat
     assert outcome(guests) == ("kept", "idle 0 of 30 min (last: chat)")
-    assert openclaw.calls == {"cron.status": 1, "gateway.suspend.prepare": 1, "gateway.suspend.resume": 1}
+    leased = {"gateway.suspend.prepare": 1, "gateway.suspend.resume": 1}
+    assert openclaw.calls == {"cron.status": 1, "status": 1} | leased
     assert openclaw.begin()
 
 
@@ -306,9 +328,10 @@ def broken(status: int, body: bytes) -> Callable[[Guests], None]:
     ("spoil", "words"),
     [
         (broken(404, b"Not Found"), "refuses gateway.suspend.prepare: HTTP 404"),
-        (broken(200, b'{"payload": {}}'), "something else than ready or busy"),
+        (broken(200, b'{"payload": {}}'), "does not say when its latest turn was"),
+        (broken(200, b'{"payload": {"sessions": {"recent": []}}}'), "something else than ready or busy"),
     ],
-    ids=["no rpc", "no lease"],
+    ids=["no rpc", "no turn", "no lease"],
 )
 def test_one_that_cannot_be_asked_is_not_stopped(guests: Guests, spoil: Callable[[Guests], None], words: str) -> None:
     """It fails with the reason and runs on; the others' turn comes all the same."""

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from mosaic_fleet.errors import RuntimeFailure
-from mosaic_fleet.fleet import leases, schedules
+from mosaic_fleet.fleet import leases, schedules, turns
 from mosaic_fleet.fleet.leases import Busy, Lease
 from mosaic_fleet.runtimes.gateway_base import Answer, Container
 from tests.fake_gateways import FakeGateways
@@ -200,6 +200,32 @@ def test_a_time_that_is_none_is_a_failure(bench: Bench, due: Any) -> None:
     bench.answered(200, {"ok": True, "payload": {"enabled": True, "nextWakeAtMs": due}})
     with pytest.raises(RuntimeFailure, match="a time that is none"):
         schedules.next_due(bench.runtime, bench.found, TOKEN)
+
+
+def test_the_latest_turn_is_read_from_the_answer(bench: Bench) -> None:
+    """It is the last change of any conversation, none where there is no conversation."""
+    at = NOW.timestamp() * 1000
+    sessions = [{"key": "one", "updatedAt": at - 5000}, {"key": "two", "updatedAt": at}]
+    bench.answered(200, {"ok": True, "payload": {"sessions": {"recent": sessions}}})
+    assert turns.latest(bench.runtime, bench.found, TOKEN) == NOW
+    bench.answered(200, {"ok": True, "payload": {"sessions": {"recent": []}}})
+    assert turns.latest(bench.runtime, bench.found, TOKEN) is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"sessions": []},
+        {"sessions": {"recent": 1}},
+        *({"sessions": {"recent": [{"updatedAt": at}]}} for at in ("x", 1e99)),
+    ],
+)
+def test_an_answer_without_its_turns_is_a_failure(bench: Bench, said: Any) -> None:
+    """What cannot be read is not taken for a gateway that has had none."""
+    bench.answered(200, {"ok": True, "payload": said})
+    with pytest.raises(RuntimeFailure, match="does not say when its latest turn was"):
+        turns.latest(bench.runtime, bench.found, TOKEN)
 
 
 def test_another_s_lease_is_not_released(bench: Bench) -> None:
