@@ -120,6 +120,12 @@ def token_of(work: Work) -> SecretStr | None:
         return containers.token(row, work.hosting.box) if row else None
 
 
+def has_job(work: Work) -> bool:
+    """Tell whether a gateway said that a job of its own schedules is ahead: no request would start it for that."""
+    with work.row() as row:
+        return row is not None and row.next_due_at is not None
+
+
 def wish(work: Work) -> tuple[Personal | None, str]:
     """Load what the owner wants; None and why when no gateway can be made from that."""
     try:
@@ -143,7 +149,7 @@ def _refreshed(work: Work, name: str) -> Outcome:
         return Outcome(name, "busy", ", ".join(blockers))
     if wanted is None:
         return Outcome(name, "stopped", lacking)
-    if found.state == "paused":
+    if found.state == "paused" and not has_job(work):
         return Outcome(name, "stopped", "it was paused: the next request starts it")
     try:
         starting.start(work, insist=True)

@@ -85,7 +85,7 @@ def _renewed(work: Work, name: str, *, drain: bool) -> Outcome:
     if blockers := _halted(work, status, drain=drain):
         return Outcome(name, "busy", ", ".join(blockers))
     outcome = _stored(work, name, f"it was stopped: {lacking}" if lacking else "")
-    if wish is None or status not in ("running", "starting"):
+    if wish is None or not (status in ("running", "starting") or (status == "paused" and refreshing.has_job(work))):
         return outcome
     try:
         starting.start(work, insist=True)

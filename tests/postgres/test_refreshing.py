@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from itertools import count
 from typing import Any
 
@@ -263,17 +264,22 @@ def test_a_stopped_gateway_stays_stopped(guests: Guests) -> None:
     assert model(guests) == "llm/m2"
 
 
-def test_a_paused_gateway_is_stopped(guests: Guests) -> None:
-    """It has nothing to do, and nobody waits for it: the next request starts it with the change."""
+@pytest.mark.parametrize(
+    ("due", "ends"),
+    [(None, ("stopped", "stopped")), (timedelta(days=1), ("restarted", "running"))],
+    ids=["no job", "job"],
+)
+def test_a_paused_gateway_is_stopped(guests: Guests, due: timedelta | None, ends: tuple[str, str]) -> None:
+    """It has nothing to do, and nobody waits for it: the next request starts it. For a job ahead it is started now."""
     guests.runtime.pause(guests.container("ann"))
     with guests.db.transaction(system=True) as session:
         row = containers.find(session, guests.users["ann"])
         assert row
-        row.status = "paused"
+        row.status, row.next_due_at = "paused", due and now() + due
     prefer(guests, primary_model="llm/m2")
     found = refresh(guests)
     assert found
-    assert (found.result, guests.state("ann")[0]) == ("stopped", "stopped")
+    assert (found.result, guests.state("ann")[0]) == ends
     guests.wake("ann")
     assert model(guests) == "llm/m2"
 

@@ -9,7 +9,7 @@ import pytest
 
 from mosaic_fleet.bootstrap import Mosaic
 from mosaic_fleet.db.database import Database
-from mosaic_fleet.db.tables import SystemContainer, place
+from mosaic_fleet.db.tables import SystemContainer, now, place
 from mosaic_fleet.errors import RuntimeFailure
 from mosaic_fleet.fleet import agents, containers, refreshing, renewing, starting, stopping
 from mosaic_fleet.fleet.refreshing import Outcome
@@ -143,6 +143,14 @@ def test_a_paused_gateway_is_stopped_for_it(guests: Guests) -> None:
     set_row(guests, "ann", status="paused")
     assert renew(guests) == Outcome("ann", "stored")
     guests.wake("ann")
+    assert answers(guests, "ann", token(guests, "ann")) == 200
+
+
+def test_a_paused_gateway_with_a_job_ahead_is_started_with_it(guests: Guests) -> None:
+    """No request would start it in time for its job."""
+    guests.runtime.pause(guests.container("ann"))
+    set_row(guests, "ann", status="paused", next_due_at=now() + timedelta(days=1))
+    assert renew(guests) == Outcome("ann", "restarted")
     assert answers(guests, "ann", token(guests, "ann")) == 200
 
 
