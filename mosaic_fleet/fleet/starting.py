@@ -100,7 +100,22 @@ def _image(work: Work, wish: Personal) -> str:
     if image is None:
         raise RuntimeFailure(f"the image {ref} is not here", hint=f"docker pull {ref}")
     preflight.check_version(ref, image.version)
+    _check_release(work, wish, image.version)
     return image.id
+
+
+def _check_release(work: Work, wish: Personal, version: str) -> None:
+    """Refuse an older OpenClaw than the gateway was last started with, as far as that image is here to tell."""
+    with work.row() as row:
+        last = row.image_id if row else None
+    before = work.runtime.image(last) if last else None
+    old, new = preflight.read_version(before.version if before else ""), preflight.read_version(version)
+    if before and old and new and old > new:
+        raise ConfigurationError(
+            f'the image is OpenClaw {version}, gateway of "{wish.name}" has run {before.version}: '
+            "its state may have been migrated",
+            hint=f"mosaic config set fleet.image …   (to {before.version} or later)",
+        )
 
 
 def _begin(work: Work, wish: Personal, image: str) -> None:

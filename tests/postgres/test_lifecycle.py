@@ -337,6 +337,19 @@ def test_what_cannot_start_says_why_and_changes_nothing(
     assert guests.runtime.everything() == nothing_but()
 
 
+def test_an_older_openclaw_is_refused_on_a_state_that_is_there(guests: Guests) -> None:
+    """A newer one may have migrated it: asleep it stays so, and one as new as before starts."""
+    older = Image("sha256:" + "0" * 64, "2026.9.5", None)
+    guests.wake("ann")
+    guests.stop("ann")
+    guests.runtime.images["openclaw:older"] = older
+    guests.configure("fleet.image", "openclaw:older")
+    with pytest.raises(ConfigurationError, match=r"is OpenClaw 2026\.9\.5, gateway of \"ann\" has run 2026\.9\.6: "):
+        guests.wake("ann")
+    guests.runtime.images["openclaw:older"] = replace(older, version="2026.9.6")
+    assert guests.wake("ann")
+
+
 def begin(guests: Guests, name: str, seconds: float) -> None:
     """Have a user's gateway be starting for so many seconds, whatever its row said before."""
     with guests.db.transaction(system=True) as session:
