@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mosaic_fleet.errors import NotFound, RuntimeFailure
+from mosaic_fleet.fleet import foreign
 from mosaic_fleet.fleet.stack import service_name
 from mosaic_fleet.resources import directory
 from mosaic_fleet.runtimes.base import INSTALL_LABEL, Service, StackRuntime, Task
@@ -43,8 +44,10 @@ def suspend(runtime: StackRuntime, container_id: str) -> list[str] | None:
     """Ask a gateway to take no new work; None when it has none left, or cannot be asked: else what it is busy with."""
     script = (directory("templates") / "agent" / "suspend.js").read_text("utf-8")
     try:
-        said = json.loads(b"".join(runtime.exec(container_id, ["node", "-e", script], stdin=b"")))
-        return [str(one) for one in said["blockers"]] if said["status"] == "busy" else None
+        said = foreign.parsed(b"".join(runtime.exec(container_id, ["node", "-e", script], stdin=b"")))
+        if said["status"] != "busy":
+            return None
+        return [str(one) for one in said["blockers"]] if isinstance(said["blockers"], list) else []
     except (RuntimeFailure, ValueError, KeyError, TypeError):
         return None
 
@@ -108,11 +111,14 @@ def answer(data: Iterable[str], agent: str) -> Iterator[str]:
 
 def _texts(event: str, agent: str) -> list[str]:
     try:
-        parsed = json.loads(event)
+        parsed = foreign.parsed(event)
         if "error" in parsed:
             raise RuntimeFailure(f'agent "{agent}": {_message(parsed["error"])}', hint="mosaic fleet status")
         deltas = [choice.get("delta") or {} for choice in parsed.get("choices") or []]
-        return [delta["content"] for delta in deltas if delta.get("content")]
+        texts = [delta["content"] for delta in deltas if delta.get("content")]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("content that is no text")
+        return texts
     except (ValueError, TypeError, AttributeError) as error:
         raise RuntimeFailure(f'agent "{agent}" answered in another form than a chat\'s') from error
 

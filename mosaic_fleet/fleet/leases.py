@@ -7,7 +7,7 @@ after two minutes. It knows nothing of commands that Docker started in the conta
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import SecretStr
 
@@ -19,6 +19,7 @@ from mosaic_fleet.runtimes.gateway_base import Container, GatewayRuntime
 # the lock of a gateway sees to it that one at a time asks.
 _REQUEST = "mosaic"
 _LONGEST = 60
+_MOST = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _lease(found: Container, said: Mapping[str, Any]) -> Lease:
         until = datetime.fromtimestamp(said["expiresAtMs"] / 1000, UTC)
         if said["status"] == "ready" and said["suspensionId"]:
             return Lease(str(said["suspensionId"]), until)
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
         pass
     raise RuntimeFailure(f"{found.name} answers gateway.suspend.prepare with something else than ready or busy")
 
@@ -110,12 +111,17 @@ def _lease(found: Container, said: Mapping[str, Any]) -> Lease:
 def _blockers(said: Mapping[str, Any]) -> tuple[str, ...]:
     """Name the kinds of work and how often each is there; what a task is called is its owner's and left out."""
     counts: dict[str, int] = {}
-    for one in said.get("blockers") or []:
+    blockers = said.get("blockers")
+    for one in blockers if isinstance(blockers, list) else []:
         if isinstance(one, dict) and one.get("kind"):
             kind, count = _short(str(one["kind"])), one.get("count")
-            counts[kind] = counts.get(kind, 0) + (count if isinstance(count, int) else 1)
+            counts[kind] = counts.get(kind, 0) + (count if _is_count(count) else 1)
     words = tuple(kind if count == 1 else f"{kind} ({count})" for kind, count in counts.items())
     return words or (_short(str(said.get("reason") or "something")),)
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and 0 < value < _MOST
 
 
 def _short(text: str) -> str:

@@ -1,6 +1,5 @@
 """Asks a provider whether it works: does the key open it, which models has it, and with `deep`, does one answer."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from mosaic_fleet.db.reads import SYSTEM_OWNER
 from mosaic_fleet.db.tables import LlmProvider, place
 from mosaic_fleet.egress import where
 from mosaic_fleet.errors import Invalid, RuntimeFailure
-from mosaic_fleet.fleet import providers, vendors
+from mosaic_fleet.fleet import foreign, providers, vendors
 from mosaic_fleet.fleet.dialects import DIALECTS, VERSIONS, Dialect, at, listed, ollama_context, sizes
 from mosaic_fleet.logs import register
 from mosaic_fleet.sealing import Box
@@ -170,8 +169,8 @@ class _Asker:
 
     def _json(self, reply: "httpx.Response") -> Any:
         try:
-            return json.loads(reply.read())
-        except (ValueError, RecursionError):
+            return foreign.parsed(reply.read())
+        except ValueError:
             raise self.failure("answered something that is no JSON", hint=f"check --base-url, {_GO_ON}") from None
 
     def _key_shown(self) -> str:

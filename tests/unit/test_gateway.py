@@ -27,6 +27,11 @@ def delta(text: str) -> dict[str, Any]:
     return {"id": "x", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
 
 
+def event_of(content: Any) -> bytes:
+    """Write a chunk's data with a content that may be no text."""
+    return json.dumps({"choices": [{"delta": {"content": content}}]}).encode()
+
+
 ROLE = event({"choices": [{"index": 0, "delta": {"role": "assistant"}, "finish_reason": None}]})
 STOP = event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
 USAGE = event({"choices": [], "usage": {"total_tokens": 18}})
@@ -114,12 +119,24 @@ def test_an_answer_without_its_end_is_an_error(chunks: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"<html>", b"{", b"7", b"[]", b'"text"', b"null", b'{"choices": [5]}', b'{"choices": 5}']
+    "data",
+    [
+        b"<html>",
+        b"{",
+        b"7",
+        b"[]",
+        b'"text"',
+        b"null",
+        b'{"choices": [5]}',
+        b'{"choices": 5}',
+        b"[" * 99_999,
+        event_of(7),
+    ],
 )
 def test_an_answer_in_another_form_is_an_error(data: bytes) -> None:
     """What is no chunk of a chat completion is refused in our words, without a traceback."""
     with pytest.raises(RuntimeFailure, match=r'^agent "main" '):
-        said(event(data))
+        said(event(data), DONE)
 
 
 @pytest.mark.parametrize("data", [{}, {"choices": None}, {"choices": [{"delta": None}]}, delta("")])
@@ -218,3 +235,25 @@ def test_a_script_that_fails_is_a_failure_with_its_words(runtime: FakeRuntime) -
     runtime.programs["node"] = lambda *_: Finished(1, "", "no token")
     with pytest.raises(RuntimeFailure, match="no token"):
         asked(runtime)
+
+
+@pytest.mark.parametrize(
+    ("printed", "work"),
+    [
+        ('{"status": "ready", "blockers": []}', None),
+        ('{"status": "busy", "blockers": ["embedded-run"]}', ["embedded-run"]),
+        ('{"status": "busy", "blockers": 7}', []),
+        ('{"status": "unknown", "message": "odd"}', None),
+        ("[]", None),
+        ("[" * 99_999, None),
+        ("", None),
+    ],
+    ids=["ready", "busy", "no list", "unknown", "no object", "deep", "nothing"],
+)
+def test_what_a_gateway_is_busy_with_is_read_from_its_answer(
+    runtime: FakeRuntime, printed: str, work: list[str] | None
+) -> None:
+    """An answer in another form is none, and no error: it ends no restart."""
+    runtime.programs["node"] = lambda *_: Finished(0, printed, "")
+    task = gateway.running_task(runtime, Address(INSTALL, "team", "main"))
+    assert gateway.suspend(runtime, str(task.container_id)) == work

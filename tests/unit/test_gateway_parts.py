@@ -222,6 +222,7 @@ def test_why_a_gateway_ended(seen: Container | None, words: str, said: str) -> N
         (Answer(200, b"<html>"), False),
         (Answer(200, b"[]"), False),
         (Answer(200, b"\xff"), False),
+        (Answer(200, b'{"ok":' * 10_000), False),
     ],
 )
 def test_a_probe_must_say_ok_in_its_body(answer: Answer | None, ok: bool) -> None:
