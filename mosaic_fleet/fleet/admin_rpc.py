@@ -46,4 +46,4 @@ def _read(answer: Answer) -> dict[str, Any]:
 def _reason(answer: Answer, said: Mapping[str, Any]) -> str:
     error = said.get("error")
     message = error.get("message") if isinstance(error, dict) else None
-    return str(message)[:_LONGEST] if message else f"HTTP {answer.status}"
+    return foreign.short(str(message), _LONGEST) if message else f"HTTP {answer.status}"

@@ -14,6 +14,7 @@ from mosaic_fleet.resources import directory
 from mosaic_fleet.runtimes.base import INSTALL_LABEL, Service, StackRuntime, Task
 
 _POLL_SECONDS = 0.3
+_LONGEST = 60
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,11 @@ def suspend(runtime: StackRuntime, container_id: str) -> list[str] | None:
         said = foreign.parsed(b"".join(runtime.exec(container_id, ["node", "-e", script], stdin=b"")))
         if said["status"] != "busy":
             return None
-        return [str(one) for one in said["blockers"]] if isinstance(said["blockers"], list) else []
+        return (
+            [foreign.short(str(one), _LONGEST) for one in said["blockers"]]
+            if isinstance(said["blockers"], list)
+            else []
+        )
     except (RuntimeFailure, ValueError, KeyError, TypeError):
         return None
 

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from mosaic_fleet.errors import MosaicError, RuntimeFailure
 from mosaic_fleet.fleet import admin_rpc
+from mosaic_fleet.fleet.foreign import short
 from mosaic_fleet.runtimes.gateway_base import Container, GatewayRuntime
 
 # Always the same, so that whoever comes after a killed Mosaic gets the lease that is still held instead of a refusal;
@@ -58,7 +59,7 @@ def prepare(runtime: GatewayRuntime, found: Container, token: SecretStr) -> Leas
         raise
     if programs:
         release(runtime, found, token, lease)
-        return Busy(tuple(f"a command in the container: {_short(one)}" for one in programs))
+        return Busy(tuple(f"a command in the container: {short(one, _LONGEST)}" for one in programs))
     return lease
 
 
@@ -114,15 +115,11 @@ def _blockers(said: Mapping[str, Any]) -> tuple[str, ...]:
     blockers = said.get("blockers")
     for one in blockers if isinstance(blockers, list) else []:
         if isinstance(one, dict) and one.get("kind"):
-            kind, count = _short(str(one["kind"])), one.get("count")
+            kind, count = short(str(one["kind"]), _LONGEST), one.get("count")
             counts[kind] = counts.get(kind, 0) + (count if _is_count(count) else 1)
     words = tuple(kind if count == 1 else f"{kind} ({count})" for kind, count in counts.items())
-    return words or (_short(str(said.get("reason") or "something")),)
+    return words or (short(str(said.get("reason") or "something"), _LONGEST),)
 
 
 def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and 0 < value < _MOST
-
-
-def _short(text: str) -> str:
-    return " ".join(text.split())[:_LONGEST]

@@ -128,10 +128,20 @@ def test_a_lease_is_given_back_when_docker_is_lost(bench: Bench, monkeypatch: py
         ({"blockers": [{"kind": " a\nb", "count": None}, "odd", {}]}, ("a b",)),
         ({"blockers": [], "reason": "gateway-draining"}, ("gateway-draining",)),
         ({"blockers": None}, ("something",)),
+        ({"blockers": [{"kind": "a\x00\ud800"}]}, ("a\\x00\\ud800",)),
         ({"blockers": 7}, ("something",)),
         ({"blockers": [{"kind": "task", "count": 10**4299}] * 20}, ("task (20)",)),
     ],
-    ids=["its words are the owner's", "counted by kind", "odd ones", "draining", "nothing said", "no list", "no count"],
+    ids=[
+        "its words are the owner's",
+        "counted by kind",
+        "odd ones",
+        "draining",
+        "nothing said",
+        "no text",
+        "no list",
+        "no count",
+    ],
 )
 def test_blockers_are_told_without_the_owner_s_words(bench: Bench, said: Any, blockers: tuple[str, ...]) -> None:
     """Only the kinds of work are told, however they are answered."""
@@ -144,6 +154,7 @@ def test_blockers_are_told_without_the_owner_s_words(bench: Bench, said: Any, bl
     [
         (404, b"Not Found", "HTTP 404"),
         (503, {"ok": False, "error": {"code": "UNAVAILABLE", "message": "gateway starting"}}, "gateway starting"),
+        (503, {"error": {"message": "a\x00\n" + "b" * 999}}, r"a\\x00 b{194}$"),
         (500, {"error": "odd"}, "HTTP 500"),
         (200, b"\xff<html>", "HTTP 200"),
         (200, [], "HTTP 200"),
@@ -157,6 +168,7 @@ def test_blockers_are_told_without_the_owner_s_words(bench: Bench, said: Any, bl
     ids=[
         "no rpc",
         "starting",
+        "garbled",
         "odd error",
         "no json",
         "no object",
