@@ -45,7 +45,7 @@ def suspend(runtime: StackRuntime, container_id: str) -> list[str] | None:
     """Ask a gateway to take no new work; None when it has none left, or cannot be asked: else what it is busy with."""
     script = (directory("templates") / "agent" / "suspend.js").read_text("utf-8")
     try:
-        said = foreign.parsed(b"".join(runtime.exec(container_id, ["node", "-e", script], stdin=b"")))
+        said = foreign.parsed(next(foreign.lines(runtime.exec(container_id, ["node", "-e", script], stdin=b""))))
         if said["status"] != "busy":
             return None
         return (
@@ -96,13 +96,10 @@ def running(runtime: StackRuntime, stack: str, service: Service) -> Task | None:
 
 
 def events(chunks: Iterable[bytes]) -> Iterator[str]:
-    """Split a stream of bytes into the data of its server-sent events."""
-    rest = b""
-    for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data: "):
-                yield line[6:].decode("utf-8", "replace").rstrip("\r")
+    """Split a stream of bytes into the data of its server-sent events; raises RuntimeFailure for an endless one."""
+    for line in foreign.lines(chunks):
+        if line.startswith("data: ") and line.endswith("\n"):
+            yield line[6:].rstrip("\r\n")
 
 
 def answer(data: Iterable[str], agent: str) -> Iterator[str]:

@@ -139,6 +139,22 @@ def test_an_answer_in_another_form_is_an_error(data: bytes) -> None:
         said(event(data), DONE)
 
 
+def endless(seen: list[int]) -> Iterator[bytes]:
+    """Begin a line and go on with it for 64 MB; `seen` gets the size of each piece that was taken."""
+    yield b"data: "
+    for _ in range(1024):
+        seen.append(65_536)
+        yield b"x" * 65_536
+
+
+def test_a_line_without_end_is_not_held() -> None:
+    """After a megabyte a line is given up, as a failure of the agent."""
+    seen: list[int] = []
+    with pytest.raises(RuntimeFailure, match="does not end"):
+        list(events(endless(seen)))
+    assert sum(seen) < 2 << 20
+
+
 @pytest.mark.parametrize("data", [{}, {"choices": None}, {"choices": [{"delta": None}]}, delta("")])
 def test_a_chunk_without_text_says_nothing(data: Any) -> None:
     """Chunks may be empty."""
@@ -257,3 +273,13 @@ def test_what_a_gateway_is_busy_with_is_read_from_its_answer(
     runtime.programs["node"] = lambda *_: Finished(0, printed, "")
     task = gateway.running_task(runtime, Address(INSTALL, "team", "main"))
     assert gateway.suspend(runtime, str(task.container_id)) == work
+
+
+def test_what_a_gateway_is_busy_with_is_not_read_for_ever(
+    runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer of more than a megabyte is none."""
+    seen: list[int] = []
+    monkeypatch.setattr(runtime, "exec", lambda *_, **__: endless(seen))
+    assert gateway.suspend(runtime, "main") is None
+    assert sum(seen) < 2 << 20
