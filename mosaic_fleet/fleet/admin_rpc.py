@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from mosaic_fleet.errors import RuntimeFailure
+from mosaic_fleet.fleet import foreign
 from mosaic_fleet.fleet.openclaw import PORT
 from mosaic_fleet.runtimes.gateway_base import Answer, Container, GatewayRuntime, Sent
 
@@ -36,7 +37,7 @@ def call(
 
 def _read(answer: Answer) -> dict[str, Any]:
     try:
-        said = json.loads(answer.body)
+        said = foreign.parsed(answer.body)
     except ValueError:
         return {}
     return said if isinstance(said, dict) else {}
@@ -45,4 +46,4 @@ def _read(answer: Answer) -> dict[str, Any]:
 def _reason(answer: Answer, said: Mapping[str, Any]) -> str:
     error = said.get("error")
     message = error.get("message") if isinstance(error, dict) else None
-    return str(message)[:_LONGEST] if message else f"HTTP {answer.status}"
+    return foreign.short(str(message), _LONGEST) if message else f"HTTP {answer.status}"

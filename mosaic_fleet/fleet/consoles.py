@@ -10,6 +10,7 @@ from sqlmodel import Session
 
 from mosaic_fleet.db.reads import AgentRow, ProviderRow
 from mosaic_fleet.errors import RuntimeFailure
+from mosaic_fleet.fleet import foreign
 from mosaic_fleet.fleet.gateway import Address, running_task
 from mosaic_fleet.identity import audit
 from mosaic_fleet.runtimes.base import StackRuntime, Streams
@@ -95,7 +96,7 @@ def _profiles(runtime: StackRuntime, container_id: str, provider: str | None) ->
     words = ["openclaw", "models", "auth", "list", "--json", *(["--provider", provider] if provider else [])]
     text = b"".join(runtime.exec(container_id, words, stdin=b"")).decode(errors="replace")
     try:
-        return [dict(one) for one in json.loads(text[text.index("{") :])["profiles"]]
+        return [dict(one) for one in foreign.parsed(text[text.index("{") :])["profiles"]]
     except (ValueError, KeyError, TypeError) as error:
         raise RuntimeFailure("OpenClaw lists its profiles in another form than expected") from error
 

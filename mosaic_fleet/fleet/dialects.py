@@ -3,10 +3,11 @@
 Pure. Replies are read as the vendors' references describe them, and whatever else a server sends is nothing.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from mosaic_fleet.fleet import foreign
 
 TOOL = "mosaic_probe"
 _PARAMETERS = {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]}
@@ -84,8 +85,8 @@ def _messages(prompt: str) -> list[dict[str, str]]:
 def _event(line: str) -> Any:
     """Read the JSON of a line of a stream, server-sent event or bare; None for any other line."""
     try:
-        return json.loads(line.removeprefix("data:"))
-    except (ValueError, RecursionError):
+        return foreign.parsed(line.removeprefix("data:"))
+    except ValueError:
         return None
 
 

@@ -37,7 +37,7 @@ class Ended(RuntimeFailure):
 
 
 def ended(name: str, seen: Container | None, words: str) -> Ended:
-    """Say why a gateway ended; `words` are the last lines of its standard error, without secrets."""
+    """Say why a gateway ended; `words` are the last lines of its standard error, cleaned."""
     return Ended(f'gateway of "{name}" did not start: {why(seen, words)}', hint=_hint(name, seen))
 
 
@@ -70,7 +70,7 @@ def why(seen: Container | None, words: str) -> str:
     if seen.oom_killed:
         return "killed for using more memory than its limit (OOM)"
     if seen.exit_code in _ENTRYPOINT and words.startswith("mosaic: "):
-        return words.splitlines()[0].removeprefix("mosaic: ")
+        return words.splitlines()[0].removeprefix("mosaic: ")[:_LONGEST]
     if seen.exit_code == _REFUSED:
         return f"OpenClaw refused its config or its state (exit 78){_last(words)}"
     return f"it ended with exit code {seen.exit_code}{_last(words)}"

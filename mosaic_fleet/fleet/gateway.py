@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from mosaic_fleet.errors import NotFound, RuntimeFailure
+from mosaic_fleet.fleet import foreign
 from mosaic_fleet.fleet.stack import service_name
 from mosaic_fleet.resources import directory
 from mosaic_fleet.runtimes.base import INSTALL_LABEL, Service, StackRuntime, Task
 
 _POLL_SECONDS = 0.3
+_LONGEST = 60
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,14 @@ def suspend(runtime: StackRuntime, container_id: str) -> list[str] | None:
     """Ask a gateway to take no new work; None when it has none left, or cannot be asked: else what it is busy with."""
     script = (directory("templates") / "agent" / "suspend.js").read_text("utf-8")
     try:
-        said = json.loads(b"".join(runtime.exec(container_id, ["node", "-e", script], stdin=b"")))
-        return [str(one) for one in said["blockers"]] if said["status"] == "busy" else None
+        said = foreign.parsed(next(foreign.lines(runtime.exec(container_id, ["node", "-e", script], stdin=b""))))
+        if said["status"] != "busy":
+            return None
+        return (
+            [foreign.short(str(one), _LONGEST) for one in said["blockers"]]
+            if isinstance(said["blockers"], list)
+            else []
+        )
     except (RuntimeFailure, ValueError, KeyError, TypeError):
         return None
 
@@ -88,13 +96,10 @@ def running(runtime: StackRuntime, stack: str, service: Service) -> Task | None:
 
 
 def events(chunks: Iterable[bytes]) -> Iterator[str]:
-    """Split a stream of bytes into the data of its server-sent events."""
-    rest = b""
-    for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data: "):
-                yield line[6:].decode("utf-8", "replace").rstrip("\r")
+    """Split a stream of bytes into the data of its server-sent events; raises RuntimeFailure for an endless one."""
+    for line in foreign.lines(chunks):
+        if line.startswith("data: ") and line.endswith("\n"):
+            yield line[6:].rstrip("\r\n")
 
 
 def answer(data: Iterable[str], agent: str) -> Iterator[str]:
@@ -108,11 +113,14 @@ def answer(data: Iterable[str], agent: str) -> Iterator[str]:
 
 def _texts(event: str, agent: str) -> list[str]:
     try:
-        parsed = json.loads(event)
+        parsed = foreign.parsed(event)
         if "error" in parsed:
             raise RuntimeFailure(f'agent "{agent}": {_message(parsed["error"])}', hint="mosaic fleet status")
         deltas = [choice.get("delta") or {} for choice in parsed.get("choices") or []]
-        return [delta["content"] for delta in deltas if delta.get("content")]
+        texts = [delta["content"] for delta in deltas if delta.get("content")]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("content that is no text")
+        return texts
     except (ValueError, TypeError, AttributeError) as error:
         raise RuntimeFailure(f'agent "{agent}" answered in another form than a chat\'s') from error
 

@@ -1,6 +1,5 @@
 """What users' gateways are run with, and the lock under which one of them is worked on."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from pydantic import SecretStr
 from mosaic_fleet import configuration
 from mosaic_fleet.db.database import Database, Lock
 from mosaic_fleet.db.tables import UserContainer
-from mosaic_fleet.fleet import containers
+from mosaic_fleet.fleet import containers, foreign
 from mosaic_fleet.fleet.flights import Flights
 from mosaic_fleet.fleet.openclaw import PORT
 from mosaic_fleet.runtimes.gateway_base import Answer, Container, GatewayRuntime, Walls
@@ -89,7 +88,7 @@ def working(
 def is_ok(answer: Answer | None) -> bool:
     """Tell whether a probe says ok, in its body: an unknown path may answer 200 too."""
     try:
-        return answer is not None and answer.status == 200 and json.loads(answer.body)["ok"] is True
+        return answer is not None and answer.status == 200 and foreign.parsed(answer.body)["ok"] is True
     except (ValueError, KeyError, TypeError):
         return False
 

@@ -1,6 +1,5 @@
 """What agents' containers wrote, merged in order of time: without secrets, and without what may be a reply."""
 
-import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from mosaic_fleet.errors import MosaicError, NotFound, RuntimeFailure
+from mosaic_fleet.fleet import foreign
 from mosaic_fleet.fleet.masking import Knowing, Known
 from mosaic_fleet.identity import audit
 from mosaic_fleet.logs import redact
@@ -198,8 +198,8 @@ def _parsed(text: str) -> dict[str, Any] | None:
     if not text.startswith("{"):
         return None
     try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError):
+        parsed = foreign.parsed(text)
+    except ValueError:
         return None
     return parsed if isinstance(parsed, dict) else None
 

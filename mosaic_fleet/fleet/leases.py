@@ -7,18 +7,20 @@ after two minutes. It knows nothing of commands that Docker started in the conta
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import SecretStr
 
 from mosaic_fleet.errors import MosaicError, RuntimeFailure
 from mosaic_fleet.fleet import admin_rpc
+from mosaic_fleet.fleet.foreign import short
 from mosaic_fleet.runtimes.gateway_base import Container, GatewayRuntime
 
 # Always the same, so that whoever comes after a killed Mosaic gets the lease that is still held instead of a refusal;
 # the lock of a gateway sees to it that one at a time asks.
 _REQUEST = "mosaic"
 _LONGEST = 60
+_MOST = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def prepare(runtime: GatewayRuntime, found: Container, token: SecretStr) -> Leas
         raise
     if programs:
         release(runtime, found, token, lease)
-        return Busy(tuple(f"a command in the container: {_short(one)}" for one in programs))
+        return Busy(tuple(f"a command in the container: {short(one, _LONGEST)}" for one in programs))
     return lease
 
 
@@ -102,7 +104,7 @@ def _lease(found: Container, said: Mapping[str, Any]) -> Lease:
         until = datetime.fromtimestamp(said["expiresAtMs"] / 1000, UTC)
         if said["status"] == "ready" and said["suspensionId"]:
             return Lease(str(said["suspensionId"]), until)
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
         pass
     raise RuntimeFailure(f"{found.name} answers gateway.suspend.prepare with something else than ready or busy")
 
@@ -110,13 +112,14 @@ def _lease(found: Container, said: Mapping[str, Any]) -> Lease:
 def _blockers(said: Mapping[str, Any]) -> tuple[str, ...]:
     """Name the kinds of work and how often each is there; what a task is called is its owner's and left out."""
     counts: dict[str, int] = {}
-    for one in said.get("blockers") or []:
+    blockers = said.get("blockers")
+    for one in blockers if isinstance(blockers, list) else []:
         if isinstance(one, dict) and one.get("kind"):
-            kind, count = _short(str(one["kind"])), one.get("count")
-            counts[kind] = counts.get(kind, 0) + (count if isinstance(count, int) else 1)
+            kind, count = short(str(one["kind"]), _LONGEST), one.get("count")
+            counts[kind] = counts.get(kind, 0) + (count if _is_count(count) else 1)
     words = tuple(kind if count == 1 else f"{kind} ({count})" for kind, count in counts.items())
-    return words or (_short(str(said.get("reason") or "something")),)
+    return words or (short(str(said.get("reason") or "something"), _LONGEST),)
 
 
-def _short(text: str) -> str:
-    return " ".join(text.split())[:_LONGEST]
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and 0 < value < _MOST

@@ -35,10 +35,10 @@ class Personal:
     secrets: tuple[Secret, ...] = field(repr=False, default=())
 
     def clean(self, text: str) -> str:
-        """Take this gateway's secrets out of a text, and whatever looks like one."""
+        """Take this gateway's secrets out of a text, and whatever looks like one; spell out control characters."""
         for secret in self.secrets:
             text = text.replace(secret.get_secret_value(), logs.STARS)
-        return logs.redact(text)
+        return logs.neutralise(logs.redact(text), keep="\n\t")
 
 
 def person(session: Session, user: UUID) -> User:

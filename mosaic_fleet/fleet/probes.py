@@ -1,6 +1,5 @@
 """Asks a provider whether it works: does the key open it, which models has it, and with `deep`, does one answer."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from mosaic_fleet.db.reads import SYSTEM_OWNER
 from mosaic_fleet.db.tables import LlmProvider, place
 from mosaic_fleet.egress import where
 from mosaic_fleet.errors import Invalid, RuntimeFailure
-from mosaic_fleet.fleet import providers, vendors
+from mosaic_fleet.fleet import foreign, providers, vendors
 from mosaic_fleet.fleet.dialects import DIALECTS, VERSIONS, Dialect, at, listed, ollama_context, sizes
 from mosaic_fleet.logs import register
 from mosaic_fleet.sealing import Box
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     import httpx
 
 _MOST_SHOWN = 20  # models of an Ollama that are asked one by one for their context window
-_LONGEST_LINE = 1 << 20
 _GO_ON = "or save it untested with --no-test"
 _STATUS: Mapping[int, tuple[str, str]] = {
     401: ("", f"check the key, {_GO_ON}"),
@@ -147,7 +145,7 @@ class _Asker:
         """Ask for an answer in pieces; tell whether it came to its proper end."""
         with self._answer("POST", self.dialect.turn, body={**body, "stream": True}) as reply:
             self.check(reply)
-            return any(self.dialect.ends(line.strip()) for line in _lines(reply.iter_bytes()))
+            return any(self.dialect.ends(line.strip()) for line in foreign.lines(reply.iter_bytes()))
 
     def check(self, reply: "httpx.Response") -> None:
         """Raise RuntimeFailure for a status that is no success."""
@@ -170,8 +168,8 @@ class _Asker:
 
     def _json(self, reply: "httpx.Response") -> Any:
         try:
-            return json.loads(reply.read())
-        except (ValueError, RecursionError):
+            return foreign.parsed(reply.read())
+        except ValueError:
             raise self.failure("answered something that is no JSON", hint=f"check --base-url, {_GO_ON}") from None
 
     def _key_shown(self) -> str:
@@ -246,14 +244,3 @@ def _checked(entries: list[Any], target: Target) -> tuple[list[dict[str, Any]], 
 
 def _is_title(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable()
-
-
-def _lines(parts: Iterator[bytes]) -> Iterator[str]:
-    """Cut a stream into lines of bounded length; raises RuntimeFailure for a longer one."""
-    rest = b""
-    for part in parts:
-        *lines, rest = (rest + part).split(b"\n")
-        yield from (line.decode("utf-8", "replace") for line in lines)
-        if len(rest) > _LONGEST_LINE:
-            raise RuntimeFailure("a line of the streamed answer does not end")
-    yield rest.decode("utf-8", "replace")

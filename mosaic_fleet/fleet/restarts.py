@@ -1,10 +1,10 @@
 """How often an agent was started again because its gateway ended, and why."""
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from mosaic_fleet.errors import MosaicError
+from mosaic_fleet.fleet import foreign
 from mosaic_fleet.fleet.health import end_reason, ended, runs_spec, worst
 from mosaic_fleet.logs import redact
 from mosaic_fleet.runtimes.base import Service, StackRuntime, Task
@@ -60,6 +60,6 @@ def _line(text: str) -> str:
 
 def _message(line: str) -> str:
     try:
-        return " ".join(str(json.loads(line)["message"]).split())
+        return " ".join(str(foreign.parsed(line)["message"]).split())
     except (ValueError, TypeError, KeyError):
         return line.strip()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mosaic_fleet.errors import ConfigurationError, RuntimeFailure
+from mosaic_fleet.fleet import foreign
 from mosaic_fleet.resources import directory
 from mosaic_fleet.runtimes.base import StackRuntime
 
@@ -34,7 +35,7 @@ def validate(runtime: StackRuntime, image: str, configs: Mapping[str, str], repo
 
 def _verdicts(stdout: str, image: str) -> dict[str, dict[str, Any]]:
     try:
-        return dict(json.loads(stdout))
+        return dict(foreign.parsed(stdout))
     except ValueError as error:
         raise RuntimeFailure(f"validating with {image} printed no verdict: {stdout.strip()[-300:]}") from error
 
@@ -47,6 +48,6 @@ def _short(output: str) -> str:
 def _message(line: str) -> str:
     """Take the message out of a JSON log line; anything else is the message itself."""
     try:
-        return str(json.loads(line)["message"])
+        return str(foreign.parsed(line)["message"])
     except (ValueError, KeyError, TypeError):
         return line.strip()

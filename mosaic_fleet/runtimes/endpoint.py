@@ -4,7 +4,7 @@ import json
 import select
 import socket
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -173,8 +173,8 @@ class Endpoint:
         """Fetch an answer that is not JSON."""
         return self._request("GET", path, query)
 
-    def stream(self, *path: str, **query: Any) -> Iterator[bytes]:
-        """Fetch an answer as it comes, on a connection of its own and for as long as it takes."""
+    def stream(self, *path: str, **query: Any) -> Generator[bytes, None, None]:
+        """Fetch an answer as it comes, on a connection of its own and for as long as it takes; closing it hangs up."""
         connection = self._connected()
         target = self._versioned() + _target(path, query)
         try:

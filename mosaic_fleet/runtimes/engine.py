@@ -4,11 +4,11 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
 from mosaic_fleet.errors import Conflict
+from mosaic_fleet.runtimes import exchange
 from mosaic_fleet.runtimes.endpoint import Refused
 from mosaic_fleet.runtimes.gateway_base import Answer, Bridge, Container, Memory, Sent, Swap, Wanted
 from mosaic_fleet.runtimes.swarm import SwarmRuntime
@@ -20,7 +20,6 @@ _SWAPS = Path("/proc/swaps")
 _SQUEEZED = 32 << 20
 # Two gigabytes to a disk that writes ten megabytes a second.
 _RECLAIM_SECONDS = 300.0
-_BODY_BYTES = 65536
 _TMP = "rw,noexec,nosuid,nodev,size=256m,mode=1777"
 _PRIVATE = "rw,noexec,nosuid,nodev,size=8m,uid=1000,gid=1000,mode=0700"
 
@@ -171,12 +170,12 @@ class EngineRuntime(SwarmRuntime):
         return [one["ProcessConfig"]["entrypoint"] for one in found if one and one["Running"]]
 
     def get(self, address: str, path: str, *, port: int, timeout: float) -> Answer | None:
-        """Ask a gateway over HTTP; None when nothing answers within `timeout` seconds."""
-        return _answer("GET", (address, port), path, timeout)
+        """Ask a gateway over HTTP; None when nothing answers within `timeout` seconds in all."""
+        return exchange.answer("GET", (address, port), path, timeout)
 
     def post(self, address: str, path: str, sent: Sent, *, port: int, timeout: float) -> Answer | None:
-        """Send a gateway something over HTTP; None when nothing answers within `timeout` seconds."""
-        return _answer("POST", (address, port), path, timeout, sent)
+        """Send a gateway something over HTTP; None when nothing answers within `timeout` seconds in all."""
+        return exchange.answer("POST", (address, port), path, timeout, sent)
 
     def _signal(self, container_id: str, name: str) -> None:
         with _allowed("is not running", "No such container"):
@@ -196,18 +195,6 @@ def _obstacle(swap: Swap, info: Mapping[str, Any]) -> str | None:
     if str(info.get("CgroupVersion", "1")) != "1":
         return "this host has control groups v2, where a lowered limit may kill"
     return None if info.get("SwapLimit") else "this host's kernel does not count swap (swapaccount=1)"
-
-
-def _answer(method: str, where: tuple[str, int], path: str, timeout: float, sent: Sent | None = None) -> Answer | None:
-    connection = HTTPConnection(*where, timeout=timeout)
-    try:
-        connection.request(method, path, sent.body if sent else None, sent.headers if sent else {})
-        response = connection.getresponse()
-        return Answer(response.status, response.read(_BODY_BYTES))
-    except (OSError, HTTPException):
-        return None
-    finally:
-        connection.close()
 
 
 @contextmanager

@@ -200,10 +200,10 @@ class GatewayRuntime(Protocol):
         """Name the programs that Docker started in a container beside its own (`docker exec`) and that still run."""
 
     def get(self, address: str, path: str, *, port: int, timeout: float) -> Answer | None:
-        """Ask a gateway over HTTP; None when nothing answers within `timeout` seconds."""
+        """Ask a gateway over HTTP; None when nothing answers within `timeout` seconds in all."""
 
     def post(self, address: str, path: str, sent: Sent, *, port: int, timeout: float) -> Answer | None:
-        """Send a gateway something over HTTP; None when nothing answers within `timeout` seconds."""
+        """Send a gateway something over HTTP; None when nothing answers within `timeout` seconds in all."""
 
 
 class Walls(Protocol):

@@ -2,7 +2,8 @@
 
 import base64
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
 from io import BytesIO
 from typing import Any
@@ -20,6 +21,7 @@ _ENDED = ("complete", "failed", "shutdown")
 _DEPLOY_SECONDS = 120.0
 _OUT_OF_SEQUENCE = "update out of sequence"  # Swarm writes to a service, too: how its update goes
 _TRIES = 10
+_HEADER_BYTES = 4096  # of a tar's entry, with what a size of many gigabytes is written in
 _NOWHERE = "node.id == halted-by-mosaic"
 
 
@@ -195,14 +197,15 @@ class SwarmRuntime(Containers):
         return self._remove("volumes", name)
 
     def _has_content(self, container: str, path: str) -> bool:
+        """Look at what is there, without fetching it: an agent may have made it of any size."""
         try:
-            packed = self._endpoint.get_bytes("containers", container, "archive", path=path)
+            with closing(self._endpoint.stream("containers", container, "archive", path=path)) as packed:
+                entry = _first(packed)
         except Refused as refusal:
             if refusal.status == 404:
                 return False
             raise
-        with tarfile.open(fileobj=BytesIO(packed)) as archive:
-            return any(entry.size or not entry.isfile() for entry in archive)
+        return bool(entry.size) or not entry.isfile()
 
     def _forget_images(self, stack: str) -> None:
         """Make `docker stack deploy` see images that were changed by hand.
@@ -269,6 +272,17 @@ def _packed(folders: Sequence[str], file: str) -> bytes:
             entry.type, entry.mode = (tarfile.REGTYPE, 0o600) if name == file else (tarfile.DIRTYPE, 0o700)
             archive.addfile(entry)
     return packed.getvalue()
+
+
+def _first(packed: Iterable[bytes]) -> tarfile.TarInfo:
+    """Read the first entry of a tar from its beginning, and no further."""
+    begun = bytearray()
+    for block in packed:
+        begun += block
+        if len(begun) >= _HEADER_BYTES:
+            break
+    with tarfile.open(fileobj=BytesIO(begun), mode="r:") as archive:
+        return next(iter(archive))
 
 
 def _engine(info: dict[str, Any]) -> Engine:

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +40,7 @@ def serve(mosaic: Mosaic, public: Address, internal: Address, *, ready: Callable
     Raises Conflict when a port is taken, Invalid for an address that is not this machine's. Needs neither Docker nor a
     database nor a key to start.
     """
+    _allow_connections()
     site = Site(mosaic)
     with bound(public) as outer, bound(internal) as inner:
         pairs = [("public", app.public(site), outer), ("internal", app.internal(site), inner)]
@@ -48,6 +50,12 @@ def serve(mosaic: Mosaic, public: Address, internal: Address, *, ready: Callable
                 runner.run(_run(site, servers, ready))
             finally:
                 site.close()
+
+
+def _allow_connections() -> None:
+    """Open as many files as this process may: the soft limit, which is 1,024 by custom, is for who uses select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextmanager

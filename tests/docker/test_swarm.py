@@ -49,17 +49,25 @@ def test_a_folder_in_a_volume_belongs_to_the_agents_user(swarm: Bench, docker: D
 
 
 def test_a_file_in_a_folder_is_made_where_there_is_none(swarm: Bench, docker: DockerRun) -> None:
-    """An absent file is made empty and user 1000's, an empty one of root's becomes it, one with content stays."""
+    """An absent file is made empty and user 1000's, an empty one of root's becomes it, one with content stays.
+
+    Of one that is larger than any memory nothing is fetched.
+    """
     name = swarm.name("state")
     swarm.runtime.create_volume(name, labels=swarm.labels)
     run = ("run", "--rm", "--user", "0", "-v", f"{name}:/state", "--label", docker.label, swarm.image, "sh", "-c")
     seen = []
-    for prepare in ("true", "chown root /state/workspace/SOUL.md", "echo mine > /state/workspace/SOUL.md"):
-        docker(*run, prepare)
+    for prepare in ("true", "chown root $soul", "echo mine > $soul", "truncate -s 100G $soul"):
+        docker(*run, f"soul=/state/workspace/SOUL.md; {prepare}")
         at = "/home/node/.openclaw"
         swarm.runtime.make_folder(name, "workspace", image=swarm.image, at=at, file="SOUL.md")
-        seen.append(docker(*run, "cd /state/workspace; stat -c '%u %g %a' SOUL.md; cat SOUL.md"))
-    assert seen == ["1000 1000 600", "1000 1000 600", "1000 1000 600\nmine"]
+        seen.append(docker(*run, "cd /state/workspace; stat -c '%u %g %a %s' SOUL.md; head -c 4 SOUL.md | tr -d '\\0'"))
+    assert [one.split() for one in seen] == [
+        ["1000", "1000", "600", "0"],
+        ["1000", "1000", "600", "0"],
+        ["1000", "1000", "600", "5", "mine"],
+        ["1000", "1000", "600", str(100 << 30), "mine"],
+    ]
 
 
 def test_run_once_leaves_no_container(swarm: Bench, docker: DockerRun) -> None:

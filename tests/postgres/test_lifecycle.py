@@ -19,6 +19,7 @@ from mosaic_fleet.errors import ConfigurationError, Conflict, Denied, MosaicErro
 from mosaic_fleet.fleet import containers, lifecycle, starting, stopping
 from mosaic_fleet.runtimes.base import INSTALL_LABEL, Image
 from mosaic_fleet.runtimes.gateway_base import CONFIG_LABEL, KIND_LABEL, OWNER_LABEL, Memory
+from tests.fake_gateways import Behaviour
 from tests.postgres.guests import KEY, Dying, Guests, Killed
 from tests.postgres.team import FaultyDatabase
 
@@ -416,6 +417,17 @@ def test_a_gateway_that_does_not_start_leaves_its_reason_and_nothing_else(
         guests.wake("ann")
     assert guests.state("ann") == ("error", raised.value.message)
     assert guests.runtime.everything() == nothing_but(f"{guests.container('ann')}-state")
+    assert guests.audited == [("gateway.start", "failed")]
+
+
+def test_what_no_row_can_hold_is_spelled_out(guests: Guests) -> None:
+    """A gateway whose last words have control characters leaves its reason, and its failure counts."""
+    guests.runtime.behave = lambda *_: Behaviour(1, stderr="one\x00\x1b[2J\ntwo\n")
+    with pytest.raises(RuntimeFailure, match="did not start") as raised:
+        guests.wake("ann")
+    assert raised.value.message.endswith(r"(last lines: one\x00\x1b[2J | two)")
+    assert guests.state("ann") == ("error", raised.value.message)
+    assert guests.row("ann").failures == 1
     assert guests.audited == [("gateway.start", "failed")]
 
 

@@ -1,6 +1,7 @@
 """`mosaic serve` in a process of its own: what it starts without, how it ends, what it writes down."""
 
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -122,6 +123,17 @@ def test_a_port_in_use_ends_it_at_once(mosaic: Machine) -> None:
         for words in (["--port", port, "--internal-port", "0"], ["--port", "0", "--internal-port", port]):
             said = mosaic("serve", *words)
             assert said.error == (5, f"127.0.0.1:{port} is in use", "choose another --port or --internal-port")
+
+
+def test_it_takes_as_many_connections_as_it_may(mosaic: Machine) -> None:
+    """A soft limit of few open files is raised to the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        with serving(mosaic) as server:
+            assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture

@@ -27,6 +27,11 @@ def delta(text: str) -> dict[str, Any]:
     return {"id": "x", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
 
 
+def event_of(content: Any) -> bytes:
+    """Write a chunk's data with a content that may be no text."""
+    return json.dumps({"choices": [{"delta": {"content": content}}]}).encode()
+
+
 ROLE = event({"choices": [{"index": 0, "delta": {"role": "assistant"}, "finish_reason": None}]})
 STOP = event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
 USAGE = event({"choices": [], "usage": {"total_tokens": 18}})
@@ -114,12 +119,40 @@ def test_an_answer_without_its_end_is_an_error(chunks: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"<html>", b"{", b"7", b"[]", b'"text"', b"null", b'{"choices": [5]}', b'{"choices": 5}']
+    "data",
+    [
+        b"<html>",
+        b"{",
+        b"7",
+        b"[]",
+        b'"text"',
+        b"null",
+        b'{"choices": [5]}',
+        b'{"choices": 5}',
+        b"[" * 99_999,
+        event_of(7),
+    ],
 )
 def test_an_answer_in_another_form_is_an_error(data: bytes) -> None:
     """What is no chunk of a chat completion is refused in our words, without a traceback."""
     with pytest.raises(RuntimeFailure, match=r'^agent "main" '):
-        said(event(data))
+        said(event(data), DONE)
+
+
+def endless(seen: list[int]) -> Iterator[bytes]:
+    """Begin a line and go on with it for 64 MB; `seen` gets the size of each piece that was taken."""
+    yield b"data: "
+    for _ in range(1024):
+        seen.append(65_536)
+        yield b"x" * 65_536
+
+
+def test_a_line_without_end_is_not_held() -> None:
+    """After a megabyte a line is given up, as a failure of the agent."""
+    seen: list[int] = []
+    with pytest.raises(RuntimeFailure, match="does not end"):
+        list(events(endless(seen)))
+    assert sum(seen) < 2 << 20
 
 
 @pytest.mark.parametrize("data", [{}, {"choices": None}, {"choices": [{"delta": None}]}, delta("")])
@@ -218,3 +251,35 @@ def test_a_script_that_fails_is_a_failure_with_its_words(runtime: FakeRuntime) -
     runtime.programs["node"] = lambda *_: Finished(1, "", "no token")
     with pytest.raises(RuntimeFailure, match="no token"):
         asked(runtime)
+
+
+@pytest.mark.parametrize(
+    ("printed", "work"),
+    [
+        ('{"status": "ready", "blockers": []}', None),
+        ('{"status": "busy", "blockers": ["embedded-run"]}', ["embedded-run"]),
+        ('{"status": "busy", "blockers": 7}', []),
+        ('{"status": "unknown", "message": "odd"}', None),
+        ("[]", None),
+        ("[" * 99_999, None),
+        ("", None),
+    ],
+    ids=["ready", "busy", "no list", "unknown", "no object", "deep", "nothing"],
+)
+def test_what_a_gateway_is_busy_with_is_read_from_its_answer(
+    runtime: FakeRuntime, printed: str, work: list[str] | None
+) -> None:
+    """An answer in another form is none, and no error: it ends no restart."""
+    runtime.programs["node"] = lambda *_: Finished(0, printed, "")
+    task = gateway.running_task(runtime, Address(INSTALL, "team", "main"))
+    assert gateway.suspend(runtime, str(task.container_id)) == work
+
+
+def test_what_a_gateway_is_busy_with_is_not_read_for_ever(
+    runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer of more than a megabyte is none."""
+    seen: list[int] = []
+    monkeypatch.setattr(runtime, "exec", lambda *_, **__: endless(seen))
+    assert gateway.suspend(runtime, "main") is None
+    assert sum(seen) < 2 << 20

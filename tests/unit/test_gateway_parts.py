@@ -198,6 +198,7 @@ def test_a_container_that_somebody_killed_is_not_waited_for_long(monkeypatch: py
         (None, "", "its container is gone"),
         (replace(ENDED, exit_code=137, oom_killed=True), "x", "killed for using more memory than its limit (OOM)"),
         (replace(ENDED, exit_code=86), "mosaic: the volume is full\n", "the volume is full"),
+        (replace(ENDED, exit_code=86), f"mosaic: {'x' * 999}\n", "x" * 500),
         (
             replace(ENDED, exit_code=78),
             "a\n\n b \n",
@@ -222,6 +223,7 @@ def test_why_a_gateway_ended(seen: Container | None, words: str, said: str) -> N
         (Answer(200, b"<html>"), False),
         (Answer(200, b"[]"), False),
         (Answer(200, b"\xff"), False),
+        (Answer(200, b'{"ok":' * 10_000), False),
     ],
 )
 def test_a_probe_must_say_ok_in_its_body(answer: Answer | None, ok: bool) -> None:

@@ -16,6 +16,7 @@ from tests.fake_gateways import FakeGateways
 from tests.fake_openclaw import LEASE_SECONDS, PREPARES, FakeOpenClaw
 from tests.gateways import TOKEN, one_gateway
 
+DEEP = b'{"a":' * 20_000
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 
 
@@ -127,8 +128,20 @@ def test_a_lease_is_given_back_when_docker_is_lost(bench: Bench, monkeypatch: py
         ({"blockers": [{"kind": " a\nb", "count": None}, "odd", {}]}, ("a b",)),
         ({"blockers": [], "reason": "gateway-draining"}, ("gateway-draining",)),
         ({"blockers": None}, ("something",)),
+        ({"blockers": [{"kind": "a\x00\ud800"}]}, ("a\\x00\\ud800",)),
+        ({"blockers": 7}, ("something",)),
+        ({"blockers": [{"kind": "task", "count": 10**4299}] * 20}, ("task (20)",)),
     ],
-    ids=["its words are the owner's", "counted by kind", "odd ones", "draining", "nothing said"],
+    ids=[
+        "its words are the owner's",
+        "counted by kind",
+        "odd ones",
+        "draining",
+        "nothing said",
+        "no text",
+        "no list",
+        "no count",
+    ],
 )
 def test_blockers_are_told_without_the_owner_s_words(bench: Bench, said: Any, blockers: tuple[str, ...]) -> None:
     """Only the kinds of work are told, however they are answered."""
@@ -141,6 +154,7 @@ def test_blockers_are_told_without_the_owner_s_words(bench: Bench, said: Any, bl
     [
         (404, b"Not Found", "HTTP 404"),
         (503, {"ok": False, "error": {"code": "UNAVAILABLE", "message": "gateway starting"}}, "gateway starting"),
+        (503, {"error": {"message": "a\x00\n" + "b" * 999}}, r"a\\x00 b{194}$"),
         (500, {"error": "odd"}, "HTTP 500"),
         (200, b"\xff<html>", "HTTP 200"),
         (200, [], "HTTP 200"),
@@ -148,8 +162,23 @@ def test_blockers_are_told_without_the_owner_s_words(bench: Bench, said: Any, bl
         (200, {"ok": True, "payload": {"status": "ready", "suspensionId": "x"}}, "something else"),
         (200, {"payload": {"status": "ready", "suspensionId": "", "expiresAtMs": 1}}, "something else"),
         (200, {"payload": {"status": "ready", "suspensionId": "x", "expiresAtMs": 1e99}}, "something else"),
+        (200, {"payload": {"status": "ready", "suspensionId": "x", "expiresAtMs": 1e20}}, "something else"),
+        (200, DEEP, "HTTP 200"),
     ],
-    ids=["no rpc", "starting", "odd error", "no json", "no object", "draining", "no end", "no id", "endless"],
+    ids=[
+        "no rpc",
+        "starting",
+        "garbled",
+        "odd error",
+        "no json",
+        "no object",
+        "draining",
+        "no end",
+        "no id",
+        "endless",
+        "far",
+        "deep",
+    ],
 )
 def test_another_answer_is_a_failure_with_its_words(bench: Bench, status: int, body: Any, words: str) -> None:
     """A gateway that cannot be asked gives no lease."""

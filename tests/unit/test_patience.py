@@ -1,4 +1,4 @@
-"""Clients that dawdle: on real sockets, with a uvicorn of the test's own."""
+"""Clients that dawdle, or send too much before a body: on real sockets, with a uvicorn of the test's own."""
 
 import asyncio
 import socket
@@ -187,3 +187,40 @@ def test_a_client_in_time_is_served_again_and_again(echo: FastAPI) -> None:
             connection.sendall(piece)
         assert first.startswith(b"HTTP/1.1 200 ")
         assert said(connection).endswith(b"\r\n\r\n4")
+
+
+BEGIN = b"GET /healthz HTTP/1.1\r\nhost: a\r\n"
+CHUNKED = b"POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
+
+
+@pytest.mark.parametrize("listener", ["public", "internal"])
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [(b"GET /", b"y"), (BEGIN + b"x: ", b"y"), (BEGIN, b"x: y\r\n"), (b"", b"\r\n")],
+    ids=["target", "one header", "many headers", "empty lines"],
+)
+def test_headers_that_are_too_large_end_it(site: Site, listener: str, begin: bytes, more: bytes) -> None:
+    """Whoever sends more than 64 KiB before a body is told so as soon as they did, on either listener."""
+    with served(getattr(app, listener)(site)) as port, connected(port) as connection:
+        connection.sendall((begin + more * 65_536)[: 65_536 + 1])
+        assert said(connection).startswith(b"HTTP/1.1 431 ")
+
+
+def test_trailers_that_are_too_large_end_it(echo: FastAPI) -> None:
+    """What follows a body is held too, and limited."""
+    with served(echo) as port, connected(port) as connection:
+        connection.sendall(CHUNKED)
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            connection.sendall(b"x: y\r\n" * 10_000_000)
+
+
+def test_what_is_within_the_limit_is_served(echo: FastAPI) -> None:
+    """Large headers, a larger body behind them, and requests that follow at once are no flood."""
+    head = b"POST /echo HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 60_000
+    request = head + b"\r\ncontent-length: 300000\r\n\r\n" + b"x" * 300_000
+    with served(echo) as port, connected(port) as connection:
+        connection.sendall(request + request)
+        connection.sendall(b"POST /echo HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx")
+        answers = said(connection)
+    assert answers.count(b"HTTP/1.1 200 ") == 3
+    assert answers.endswith(b"\r\n\r\n1")

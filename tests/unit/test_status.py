@@ -227,6 +227,7 @@ def test_memory_is_asked_for_all_at_once() -> None:
         (Failure("failed", "task: non-zero exit (137)", 137), "a\n", True, f"{EXIT_137}: a"),
         (Failure("failed", "", 78), "first\nlocked by pid 7\n\n", True, f"{EXIT_78}: locked by pid 7"),
         (Failure("failed", "", 78), '{"level":"error","message":"bad\\nkey"}\n', True, f"{EXIT_78}: bad key"),
+        (Failure("failed", "", 78), "[" * 9999 + "\n", True, f"{EXIT_78}: {'[' * 200}"),
         (Failure("failed", "", 78), "token=abcdefgh12345\n", True, f"{EXIT_78}: token=***"),
         (Failure("failed", "", 78), "first\nlocked by pid 7\n", False, EXIT_78),
         (Failure("failed", "", 78), "", True, EXIT_78),
