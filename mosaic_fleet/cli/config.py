@@ -108,7 +108,7 @@ def set_(
     if changed and not quiet:
         _tell(setting.effect)
     if changed and key == "gateways.idle_timeout":
-        spans.warn_of_short(int(value))
+        spans.warn_of_short(setting.parse(value))
     carrying.tell(outcomes, quiet=quiet)
 
 
