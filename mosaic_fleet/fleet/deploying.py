@@ -40,7 +40,8 @@ _LOG_LINES = 5
 class Change:
     """What a deploy does with an agent: `create`, `update`, `unchanged`; `remove` or `keep` when not in the roster.
 
-    `moved`: its image's name means another image now, which `docker stack deploy` does not see.
+    `save` is of what only the roster is told, for the next deploy. `moved`: its image's name means another image now,
+    which `docker stack deploy` does not see.
     """
 
     agent: str
