@@ -7,7 +7,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal
 
 from mosaic_fleet.bootstrap import Mosaic
-from mosaic_fleet.errors import MosaicError
+from mosaic_fleet.errors import MosaicError, RuntimeFailure
 from mosaic_fleet.runtimes.base import INSTALL_LABEL
 
 if TYPE_CHECKING:
@@ -238,7 +238,10 @@ def _swapped(mosaic: Mosaic) -> str:
     from mosaic_fleet.names import format_size
 
     runtime = mosaic.hosting.runtime
-    swap = runtime.swap().total if runtime.is_local else 0
+    try:
+        swap = runtime.swap().total if runtime.is_local else 0
+    except RuntimeFailure:  # Docker Desktop's machine is another one than this
+        return ""
     return f", and each as much again of this machine's {format_size(swap)} of swap" if swap else ""
 
 
