@@ -106,7 +106,7 @@ class Setting:
     """One setting: `parse` turns text into its value and raises Invalid; `default` is text.
 
     A secret one is sealed, goes in from a file or standard input only, and is never shown. `effect` says when a
-    change counts: `at once`, with the `next deploy`, or after a `restart` of `mosaic serve`.
+    change counts: `at once`, with the `next deploy`, for `new stacks`, or after a `restart` of `mosaic serve`.
     """
 
     key: str
@@ -140,6 +140,7 @@ VARIABLES = {
     "MOSAIC_SECRET_KEY": "The key that protects all sealed values.",
 }
 _DEPLOY = "next deploy"
+_NEW = "new stacks"
 _START = "next start of a gateway"
 _IDLE = "when a gateway is idle"
 REGISTRY: dict[str, Setting] = {
@@ -165,9 +166,10 @@ REGISTRY: dict[str, Setting] = {
             "fleet.network",
             "network",
             "mosaic-stack_internal",
-            "The overlay network of stacks that name none: the core stack's, where Mosaic reaches the agents.",
+            "The overlay network of stacks made from now on that name none: the core stack's, where Mosaic reaches "
+            "the agents. A stack that is there gets another one by `network:` in its roster file.",
             check_network,
-            effect=_DEPLOY,
+            effect=_NEW,
         ),
         Setting(
             "fleet.health.interval",

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from shlex import quote
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mosaic_fleet.bootstrap import Mosaic
-from mosaic_fleet.errors import MosaicError
+from mosaic_fleet.errors import MosaicError, RuntimeFailure
 from mosaic_fleet.runtimes.base import INSTALL_LABEL
 
 if TYPE_CHECKING:
@@ -238,7 +238,10 @@ def _swapped(mosaic: Mosaic) -> str:
     from mosaic_fleet.names import format_size
 
     runtime = mosaic.hosting.runtime
-    swap = runtime.swap().total if runtime.is_local else 0
+    try:
+        swap = runtime.swap().total if runtime.is_local else 0
+    except RuntimeFailure:  # Docker Desktop's machine is another one than this
+        return ""
     return f", and each as much again of this machine's {format_size(swap)} of swap" if swap else ""
 
 
@@ -250,7 +253,7 @@ def _naps(mosaic: Mosaic) -> list[Finding]:
         alive = [row.container_name for row in reads.gateways() if row.has_started]
     if not alive:
         return []
-    if setting(mosaic, "nap.after") == "0":
+    if not setting(mosaic, "nap.after"):
         return [Finding("ok", "naps", "switched off: nap.after is 0")]
     runtime = mosaic.hosting.runtime
     room, found = runtime.swap(), [one for name in alive if (one := runtime.container(name))]
@@ -275,10 +278,9 @@ def networks(mosaic: Mosaic) -> list[str]:
     return names or [setting(mosaic, "fleet.network")]
 
 
-def setting(mosaic: Mosaic, key: str) -> str:
-    """Return a setting's text: the database's, else the default."""
-    from mosaic_fleet.configuration import REGISTRY
+def setting(mosaic: Mosaic, key: str) -> Any:
+    """Return a setting's value: the database's, else the default."""
+    from mosaic_fleet import configuration
 
     with mosaic.reads() as reads:
-        changed = {row.key: row.value for row in reads.settings()}
-    return changed.get(key) or REGISTRY[key].default
+        return configuration.parsed(reads.changed_settings())[key]

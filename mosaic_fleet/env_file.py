@@ -25,7 +25,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def put(path: Path, name: str, value: str) -> None:
-    """Set a variable in the file; its other lines stay as they are."""
+    """Set a variable in the file; its other lines stay as they are. Whoever does is alone()."""
     try:
         lines = path.read_text("utf-8-sig").splitlines() if path.exists() else []
         place = next((number for number, line in enumerate(lines) if _name(line) == name), len(lines))
@@ -39,10 +39,26 @@ def _name(line: str) -> str:
 
 
 def _write(path: Path, lines: list[str]) -> None:
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write("".join(f"{line}\n" for line in lines))
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    """Write beside the file and put it in its place; what a killed one left there is written over."""
+    fresh = path.with_name(f"{path.name}.new")
+    try:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write("".join(f"{line}\n" for line in lines))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)  # it may hold a key
+        raise
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Have a renaming outlive a power cut: a key that already seals must not be gone."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

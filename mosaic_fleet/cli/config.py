@@ -79,7 +79,7 @@ def set_(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Change a setting. Those of the fleet take effect with the next deploy.
+    """Change a setting. Those of the fleet take effect with the next deploy, its network with the next new stack.
 
     Users' gateways that run with it are restarted, at once or when they are idle; the walls around them follow at once.
     """
@@ -108,7 +108,7 @@ def set_(
     if changed and not quiet:
         _tell(setting.effect)
     if changed and key == "gateways.idle_timeout":
-        spans.warn_of_short(int(value))
+        spans.warn_of_short(setting.parse(value))
     carrying.tell(outcomes, quiet=quiet)
 
 
@@ -151,5 +151,7 @@ def _gateways_follow(session: "Session", key: str) -> bool:
 def _tell(effect: str) -> None:
     if effect == "next deploy":
         note("it takes effect with: mosaic fleet deploy")
+    elif effect == "new stacks":
+        note("it counts for stacks made from now on; one that is there: network: in its roster file, then import it")
     elif effect == "restart":
         note("it takes effect when mosaic serve is started again")

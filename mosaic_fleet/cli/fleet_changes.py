@@ -69,10 +69,10 @@ def scale(
     with _fleet(quiet=quiet or json) as fleet:
         outcomes = scaling.scale(fleet, wanted, options)
     for outcome in outcomes:
-        if not outcome.changes and not (quiet or json):
-            note(f"kept; nothing of {outcome.stack} that it concerns runs, it takes effect with mosaic fleet deploy")
-            continue
         print_outcome(outcome, dry_run=dry_run, json=json, quiet=quiet)
+        saved = [change.agent for change in outcome.changes if change.action == "save"]
+        if saved and not (dry_run or quiet or json):
+            note(f"kept for {', '.join(saved)}: it takes effect with mosaic fleet deploy --stack {outcome.stack}")
 
 
 @verbs.command(
@@ -191,8 +191,8 @@ def upgrade(
         raise Invalid(f"--image {error.message}") from None
     options = Options(seconds(timeout), dry_run=dry_run, fresh=frozenset(fresh or []))
     with _fleet(quiet=quiet or json) as fleet:
-        outcomes = upgrades.upgrade(fleet, stack, agent, image, options)
-    print_outcome(outcomes[-1], dry_run=dry_run, json=json, quiet=quiet)
+        outcome = upgrades.upgrade(fleet, stack, agent, image, options)
+    print_outcome(outcome, dry_run=dry_run, json=json, quiet=quiet)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ class Report:
 
 def print_outcome(outcome: Any, *, dry_run: bool, json: bool, quiet: bool) -> None:
     """Print what a deploy did with each agent and how the stack is now."""
-    changed = any(change.action in ("create", "update", "remove") for change in outcome.changes) and not dry_run
+    changed = any(one.action in ("create", "update", "remove", "save") for one in outcome.changes) and not dry_run
     states = {agent: state.verdict for agent, state in outcome.states.items()}
     rows = [
         {"agent": one.agent, "action": one.action, "parts": list(one.parts), "state": states.get(one.agent)}
@@ -42,10 +42,15 @@ def print_outcome(outcome: Any, *, dry_run: bool, json: bool, quiet: bool) -> No
         " ".join([f"{one.action:<10} {one.agent}", f"({', '.join(one.parts)})" if one.parts else ""]).rstrip()
         for one in outcome.changes
     ]
-    well = sum(verdict in ("healthy", "stopped") for verdict in states.values())
     if not dry_run:
-        number = f" at deploy {outcome.number}" if outcome.number else ""
-        health = f"{well}/{len(states)} healthy" if states else "its health was not waited for"
-        lines.append(f"{outcome.stack} is {'changed' if changed else 'unchanged'}{number}, {health}")
+        lines.append(f"{outcome.stack} is {'changed' if changed else 'unchanged'}{_how_it_is(outcome, states)}")
     values = {"stack": outcome.stack, "number": outcome.number, "changed": changed, "agents": rows}
     document(values, text="\n".join(lines), json=json, quiet=quiet)
+
+
+def _how_it_is(outcome: Any, states: dict[str, str]) -> str:
+    if all(one.action == "save" for one in outcome.changes):
+        return " in the roster"
+    number = f" at deploy {outcome.number}" if outcome.number else ""
+    well = sum(verdict in ("healthy", "stopped") for verdict in states.values())
+    return f"{number}, {f'{well}/{len(states)} healthy' if states else 'its health was not waited for'}"

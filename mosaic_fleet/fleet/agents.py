@@ -35,6 +35,7 @@ _FIELDS = (
     "volume",
     "is_active",
 )
+_OWN = frozenset({"node_id", "volume", "replicas", "is_active"})
 
 
 def add(session: Session, box: Box, stack: str, name: str, values: Mapping[str, Any]) -> SystemContainer:
@@ -55,9 +56,9 @@ def add(session: Session, box: Box, stack: str, name: str, values: Mapping[str, 
 
 
 def like(session: Session, name: str) -> dict[str, Any]:
-    """Return what another agent takes over from one: all but its node and whether it runs."""
+    """Return what another agent takes over from one: all but its node, its volume and whether it runs."""
     agent = get(session, name)
-    return {field: getattr(agent, field) for field in _FIELDS if field not in ("node_id", "replicas", "is_active")}
+    return {field: getattr(agent, field) for field in _FIELDS if field not in _OWN}
 
 
 def set(session: Session, name: str, values: Mapping[str, Any]) -> list[str]:

@@ -40,7 +40,8 @@ _LOG_LINES = 5
 class Change:
     """What a deploy does with an agent: `create`, `update`, `unchanged`; `remove` or `keep` when not in the roster.
 
-    `moved`: its image's name means another image now, which `docker stack deploy` does not see.
+    `save` is of what only the roster is told, for the next deploy. `moved`: its image's name means another image now,
+    which `docker stack deploy` does not see.
     """
 
     agent: str
@@ -189,10 +190,13 @@ def carry_out(fleet: Fleet, lock: Lock, site: Site, intended: Plan, options: Opt
 
     Raises as deploy() does.
     """
-    intent = Intent(intended.place, intended.rendered, site.images, site.network_id, intended.applies)
     if intended.is_empty:
-        return _settle(fleet, intent, intended, options)
+        return _settle(fleet, site, intended, options)
     return _act(fleet, lock, site, intended, options)
+
+
+def _intent(site: Site, intended: Plan) -> Intent:
+    return Intent(intended.place, intended.rendered, site.images, site.network_id, intended.applies)
 
 
 def load(fleet: Fleet, name: str) -> Roster:
@@ -225,11 +229,12 @@ def _change(agent: str, differences: Sequence[drift.Difference]) -> Change:
     return Change(agent, "update" if parts else "unchanged", parts, any(one.moved for one in differences))
 
 
-def _settle(fleet: Fleet, intent: Intent, intended: Plan, options: Options) -> Outcome:
+def _settle(fleet: Fleet, site: Site, intended: Plan, options: Options) -> Outcome:
     """See that what runs is healthy, and do what a deploy that broke off left undone: its record, the cleaning."""
     states = {} if options.detach else _wait(fleet, intended, options.timeout)
     if states:
         _raise_failures(fleet, intended, states)
+        intent = _intent(site, intended)
         deployments.settle(fleet.db, fleet.box, intent, _outcome(intent, states))
         docker_objects.clean(fleet.db, fleet.runtime, intended.place)
     return Outcome(intended.place.stack, intended.changes, states=states)
@@ -238,7 +243,7 @@ def _settle(fleet: Fleet, intent: Intent, intended: Plan, options: Options) -> O
 def _act(fleet: Fleet, lock: Lock, site: Site, intended: Plan, options: Options) -> Outcome:
     """Carry a plan out, recorded from before the first change to what became of it."""
     place, states = intended.place, {}
-    intent = Intent(place, intended.rendered, site.images, site.network_id, intended.applies)
+    intent = _intent(site, intended)
     with deployments.recorded(fleet.db, fleet.box, intent) as deployment:
         deployment.validated = accept(fleet, site, intended)
         _change_docker(fleet, lock, site, intended)

@@ -16,7 +16,7 @@ from typing import Any
 
 from mosaic_fleet import configuration, egress
 from mosaic_fleet.errors import MosaicError, RuntimeFailure
-from mosaic_fleet.fleet import bridges, containers
+from mosaic_fleet.fleet import bridges, containers, delivery
 from mosaic_fleet.fleet.hosting import Hosting
 from mosaic_fleet.fleet.openclaw import PORT, STATE_DIR
 from mosaic_fleet.names import bridge_prefix
@@ -29,6 +29,7 @@ from mosaic_fleet.settings import INTERNAL_PORT
 _KIND = "probe"
 _WAIT_SECONDS = 120.0
 _POLL_SECONDS = 0.1
+_LOG_LINES = 5
 # What icmp-admin-prohibited becomes for whoever connects; quicker than an address that nobody has, which takes three
 # seconds, and no slower than the second attempt of a connection.
 _REFUSED, _AT_ONCE_MS = "EHOSTUNREACH", 2000
@@ -215,7 +216,15 @@ def _control(ground: Ground, neighbour: Container) -> Evidence:
         if answer and answer.body == ground.nonce.encode():
             return Evidence("mosaic itself", f"{neighbour.address}:{PORT}", "reaches it, as it must", holds=True)
         time.sleep(_POLL_SECONDS)
-    raise RuntimeFailure("the neighbour's probe does not answer this host", hint="docker logs …")
+    raise RuntimeFailure(f"the neighbour's probe does not answer this host{_last_words(ground, neighbour.id)}")
+
+
+def _last_words(ground: Ground, container_id: str) -> str:
+    """Tell what a probe wrote last, for it is removed with the failure; none of it is secret."""
+    with suppress(RuntimeFailure):
+        if lines := ground.hosting.runtime.logs(container_id, tail=_LOG_LINES).splitlines():
+            return f" (last lines: {' | '.join(lines)[-500:]})"
+    return ""
 
 
 @contextmanager
@@ -246,7 +255,7 @@ def _start(ground: Ground, who: str, network: str, targets: Sequence[Mapping[str
         bridge=network,
         volume=name,
         state_dir=STATE_DIR,
-        run_dir="/run/mosaic",
+        run_dir=delivery.RUN_DIR,
         command=("node", "-e", script),
         environment={},
         limits=Limits(256 << 20, 1.0),
@@ -256,7 +265,7 @@ def _start(ground: Ground, who: str, network: str, targets: Sequence[Mapping[str
     runtime.start(made, stdin=json.dumps({"nonce": ground.nonce, "targets": targets}).encode())
     found = runtime.container(made)
     if found is None or not found.lives:
-        raise RuntimeFailure(f"the probe {who} ended at once")
+        raise RuntimeFailure(f"the probe {who} ended at once{_last_words(ground, made)}")
     return found
 
 

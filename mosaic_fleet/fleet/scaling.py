@@ -1,11 +1,12 @@
 """Stops and starts agents for good: the number is kept in the roster and survives the next deploy."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from mosaic_fleet.errors import ConfigurationError
 from mosaic_fleet.fleet import agents, amending, deploying
 from mosaic_fleet.fleet.amending import Service
-from mosaic_fleet.fleet.deploying import Fleet, Outcome
+from mosaic_fleet.fleet.deploying import Change, Fleet, Outcome
 from mosaic_fleet.fleet.options import Options
 from mosaic_fleet.fleet.stack import frame
 
@@ -40,14 +41,33 @@ def _by_stack(fleet: Fleet, targets: Mapping[str, int]) -> dict[str, dict[str, i
 
 def _scale(fleet: Fleet, stack: str, targets: Mapping[str, int], options: Options) -> Outcome:
     with fleet.db.lock("scale", f"stack {stack}") as lock:
-        if not options.dry_run:
-            with fleet.db.transaction(system=True) as session:
-                for name, replicas in targets.items():
-                    agents.set(session, name, {"replicas": replicas})
+        saved = _save(fleet, targets, options)
         if not _runs(fleet, stack, targets):
-            return Outcome(stack, ())
+            return Outcome(stack, _told((), targets, saved))
         place, rendered = amending.amended(amending.base(fleet, stack), lambda agent, one: _scaled(targets, agent, one))
-        return amending.apply(fleet, lock, place, rendered, options)
+        outcome = amending.apply(fleet, lock, place, rendered, options)
+        return replace(outcome, changes=_told(outcome.changes, targets, saved))
+
+
+def _save(fleet: Fleet, targets: Mapping[str, int], options: Options) -> list[str]:
+    """Write the numbers into the roster, but in a dry run; name the agents for which they are new."""
+    with fleet.db.transaction(system=True) as session:
+        new = [name for name, replicas in targets.items() if agents.get(session, name).replicas != replicas]
+        for name in new if not options.dry_run else ():
+            agents.set(session, name, {"replicas": targets[name]})
+    return new
+
+
+def _told(changes: Sequence[Change], targets: Collection[str], saved: Collection[str]) -> list[Change]:
+    """Tell also of numbers that only the roster has: of agents that are not deployed, or run so already."""
+    told = {change.agent for change in changes}
+    everybody = [*changes, *(Change(name, "unchanged") for name in targets if name not in told)]
+    return [
+        Change(change.agent, "save", ("replicas",))
+        if change.action == "unchanged" and change.agent in saved
+        else change
+        for change in everybody
+    ]
 
 
 def _runs(fleet: Fleet, stack: str, targets: Mapping[str, int]) -> bool:

@@ -24,11 +24,12 @@ class _Upgrade:
     accepted: frozenset[str] = frozenset()
 
 
-def upgrade(fleet: Fleet, stack_name: str | None, agent: str | None, image: str, options: Options) -> list[Outcome]:
+def upgrade(fleet: Fleet, stack_name: str | None, agent: str | None, image: str, options: Options) -> Outcome:
     """Run an agent, or a whole stack one agent first, from another image; the roster follows what got healthy.
 
-    Other changes of the roster are left to the next deploy. Raises ConfigurationError when the image is an older
-    OpenClaw or refuses a config, RuntimeFailure when an agent is not healthy with it: it runs the old image again then.
+    The outcome tells of all that moved, and how they are in the end. Other changes of the roster are left to the next
+    deploy. Raises ConfigurationError when the image is an older OpenClaw or refuses a config, RuntimeFailure when an
+    agent is not healthy with it: it runs the old image again then.
     """
     with fleet.db.transaction(system=True) as session:
         name = stack_name or (agents.stack_of(session, agent) if agent else agents.get_stack(session, None).name)
@@ -40,13 +41,23 @@ def upgrade(fleet: Fleet, stack_name: str | None, agent: str | None, image: str,
         version = site.images[image].version if image in site.images else ""
         releases.check(dict.fromkeys(targets, version), releases.ran(fleet.db, name, whole.live))
         if options.dry_run:
-            return [Outcome(name, whole.changes)]
+            return Outcome(name, whole.changes)
         work = _Upgrade(fleet, lock, name, image, options, frozenset(deploying.accept(fleet, site, whole)))
         outcomes = [_step(work, some) for some in _steps(base, targets, all_at_once=whole.is_empty)]
         if agent is None:
             _become_default(work)
         _catch_up(work)
-        return outcomes
+        return _in_all(outcomes)
+
+
+def _in_all(steps: list[Outcome]) -> Outcome:
+    """Make one of what the steps did: how things are is the last one's, what was done is everyone's."""
+    done = {
+        change.agent: change for step in steps for change in step.changes if change.action not in ("unchanged", "keep")
+    }
+    numbers = [step.number for step in steps if step.number]
+    changes = [done.get(change.agent, change) for change in steps[-1].changes]
+    return replace(steps[-1], changes=changes, number=numbers[-1] if numbers else None)
 
 
 def _targets(fleet: Fleet, base: Base, name: str, agent: str | None) -> list[str]:

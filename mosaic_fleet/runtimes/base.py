@@ -248,7 +248,10 @@ class StackRuntime(Protocol):
         """
 
     def remove_volume(self, name: str) -> bool:
-        """Remove a volume; False when a container still uses it, True when it is gone."""
+        """Remove a volume; False when a container still uses it, True when it is gone.
+
+        What a killed make_folder() or copy_folder() left does not count, and goes first.
+        """
 
     def container_end(self, container_id: str) -> ContainerEnd | None:
         """Tell how a container ended; None when it is not on this engine."""

@@ -1,4 +1,4 @@
-"""Copies folders between volumes and containers as Docker packs them: nothing is started for it."""
+"""Reaches into volumes by containers that are never started, and copies folders as Docker packs them."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -6,8 +6,31 @@ from contextlib import ExitStack, contextmanager
 from mosaic_fleet.runtimes import docker_command
 from mosaic_fleet.runtimes.base import Folder
 from mosaic_fleet.runtimes.endpoint import Endpoint
+from mosaic_fleet.runtimes.gateway_base import KIND_LABEL
 
 _AT = "/mosaic-volume"
+_KIND = "reach-into-volume"
+
+
+@contextmanager
+def mounted(endpoint: Endpoint, volume: str, image: str, at: str) -> Iterator[str]:
+    """Yield a container that mounts a volume and is never started; it is gone afterwards, unless we are killed."""
+    host = {"NetworkMode": "none", "Mounts": [{"Type": "volume", "Source": volume, "Target": at}]}
+    body = {"Image": image, "Cmd": ["true"], "Labels": {KIND_LABEL: _KIND}, "HostConfig": host}
+    container = str(endpoint.post("containers", "create", body=body)["Id"])
+    try:
+        yield container
+    finally:
+        endpoint.delete("containers", container, force="true")
+
+
+def let_go(endpoint: Endpoint, volume: str) -> bool:
+    """Remove such containers of a volume that somebody who was killed left behind; False when there are none."""
+    filters = {"volume": [volume], "label": [f"{KIND_LABEL}={_KIND}"], "status": ["created"]}
+    left = [item["Id"] for item in endpoint.get("containers", "json", all="true", filters=filters)]
+    for container in left:
+        endpoint.delete("containers", container, force="true")
+    return bool(left)
 
 
 def has(endpoint: Endpoint, folder: Folder, image: str) -> bool:
@@ -37,10 +60,5 @@ def _opened(endpoint: Endpoint, folder: Folder, image: str) -> Iterator[tuple[st
     if folder.container:
         yield folder.container, folder.path
         return
-    mounts = [{"Type": "volume", "Source": folder.volume, "Target": _AT}]
-    body = {"Image": image, "Cmd": ["true"], "HostConfig": {"NetworkMode": "none", "Mounts": mounts}}
-    container = endpoint.post("containers", "create", body=body)["Id"]
-    try:
+    with mounted(endpoint, folder.volume, image, _AT) as container:
         yield container, f"{_AT}/{folder.path}".rstrip("/")
-    finally:
-        endpoint.delete("containers", container, force="true")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mosaic_fleet.errors import Conflict
+from mosaic_fleet.errors import Conflict, RuntimeFailure
 from mosaic_fleet.runtimes import exchange
 from mosaic_fleet.runtimes.endpoint import Refused
 from mosaic_fleet.runtimes.gateway_base import Answer, Bridge, Container, Memory, Sent, Swap, Wanted
@@ -43,7 +43,7 @@ class EngineRuntime(SwarmRuntime):
     def swap(self) -> Swap:
         """Look where paused containers' memory can go, and whether it can."""
         sizes, info = _meminfo(), self._endpoint.get("info")
-        found = Swap(sizes["SwapTotal"], sizes["SwapFree"], is_compressed="/zram" in _SWAPS.read_text("utf-8"))
+        found = Swap(sizes.get("SwapTotal", 0), sizes.get("SwapFree", 0), is_compressed=_has_zram())
         return replace(found, obstacle=_obstacle(found, info) if self.is_local else "Docker is on another machine")
 
     def bridges(self) -> list[Bridge]:
@@ -183,9 +183,17 @@ class EngineRuntime(SwarmRuntime):
 
 
 def _meminfo() -> dict[str, int]:
-    """Return the kernel's figures in bytes."""
-    lines = _MEMINFO.read_text("ascii").splitlines()
+    """Return the kernel's figures in bytes; raises RuntimeFailure where it tells none, as on a Mac."""
+    try:
+        lines = _MEMINFO.read_text("ascii").splitlines()
+    except OSError as error:
+        raise RuntimeFailure(f"this machine's memory is not known: {_MEMINFO}: {error.strerror}") from error
     return {name: int(rest.split()[0]) << 10 for name, _, rest in (line.partition(":") for line in lines)}
+
+
+def _has_zram() -> bool:
+    """Tell whether some swap is compressed memory; a kernel without swap has no such file."""
+    return _SWAPS.exists() and "/zram" in _SWAPS.read_text("utf-8")
 
 
 def _obstacle(swap: Swap, info: Mapping[str, Any]) -> str | None:

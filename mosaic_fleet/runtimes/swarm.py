@@ -172,14 +172,9 @@ class SwarmRuntime(Containers):
 
         By a container that is never started: Docker unpacks an archive into its mounts.
         """
-        mounts = [{"Type": "volume", "Source": volume, "Target": at}]
-        body = {"Image": image, "Cmd": ["true"], "HostConfig": {"NetworkMode": "none", "Mounts": mounts}}
-        container = self._endpoint.post("containers", "create", body=body)["Id"]
-        try:
+        with copying.mounted(self._endpoint, volume, image, at) as container:
             wanted = f"{folder}/{file}" if file and not self._has_content(container, f"{at}/{folder}/{file}") else ""
             self._endpoint.put("containers", container, "archive", body=_packed([".", folder], wanted), path=at)
-        finally:
-            self._endpoint.delete("containers", container, force="true")
 
     def has_folder(self, folder: Folder, *, image: str) -> bool:
         """Tell whether there is such a folder; `image` is any that is here."""
@@ -193,8 +188,13 @@ class SwarmRuntime(Containers):
         return copying.copy(self._endpoint, source, target, image)
 
     def remove_volume(self, name: str) -> bool:
-        """Remove a volume; False when a container still uses it, True when it is gone."""
-        return self._remove("volumes", name)
+        """Remove a volume; False when a container still uses it, True when it is gone.
+
+        What a killed make_folder() or copy_folder() left does not count, and goes first.
+        """
+        if self._remove("volumes", name):
+            return True
+        return copying.let_go(self._endpoint, name) and self._remove("volumes", name)
 
     def _has_content(self, container: str, path: str) -> bool:
         """Look at what is there, without fetching it: an agent may have made it of any size."""

@@ -82,7 +82,7 @@ swarm() {
   case $node in
     "active true") ;;
     "active false") fail "this Docker is a worker of its Swarm" "set DOCKER_HOST to a manager of it" ;;
-    inactive*) quietly docker swarm init --advertise-addr 127.0.0.1 || fail "docker could not start a Swarm" ;;
+    inactive*) quietly docker swarm init --advertise-addr 127.0.0.1 --listen-addr 127.0.0.1:2377 || fail "docker could not start a Swarm" ;;
     locked*) fail "the Swarm is locked" "docker swarm unlock" ;;
     *) fail "the Swarm's state is ${node% *}" "docker info" ;;
   esac

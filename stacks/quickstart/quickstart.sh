@@ -29,6 +29,8 @@ told_where() {
   [ "$code" = 0 ] || say "stopped at: $doing. The same command goes on from there"
 }
 
+# What a command says is kept in a variable first: as a word of case, for, test or another command its failure is lost.
+
 # --- the steps ---------------------------------------------------------------------------------------------------------
 
 # use_image REF: the setting follows the image found, unless somebody chose another.
@@ -43,8 +45,10 @@ use_image() {
 }
 
 import_roster() {
+  local there
+  there=$(mosaic agent list -q)
   # Not a pipe: grep leaves at its first match, and the writer would be told that its reader left.
-  if grep -qx "$agent" <<<"$(mosaic agent list -q)"; then
+  if grep -qx "$agent" <<<"$there"; then
     echo "unchanged"
   else
     quietly mosaic agent import "$roster"
@@ -54,7 +58,9 @@ import_roster() {
 
 # whose PROVIDER ADDRESS: stub, untouched (as the roster made it, no key), or own: then nothing here touches it.
 whose() {
-  mosaic provider show "$1" --json | "$bin/python" -c '
+  local shown
+  shown=$(mosaic provider show "$1" --json)
+  "$bin/python" -c '
 import json, sys, yaml
 name, stub, roster = sys.argv[1:]
 row = json.load(sys.stdin)["provider"]
@@ -62,27 +68,37 @@ with open(roster) as file:
     listed = yaml.safe_load(file)["providers"][name].get("base_url")
 untouched = not row["has_key"] and row["base_url"] == listed
 print("stub" if row["base_url"] == stub else "untouched" if untouched else "own")
-' "$1" "$2" "$roster"
+' "$1" "$2" "$roster" <<<"$shown"
 }
 
 # point PROVIDER ADDRESS [KEY]
 point() {
-  case $(whose "$1" "$2") in
+  local made_by
+  made_by=$(whose "$1" "$2")
+  case $made_by in
     stub) echo "unchanged: the stub LLM" ;;
     own) echo "unchanged: your own" ;;
-    *)
+    untouched)
       local key=()
       [ -z "${3:-}" ] || key=(--api-key-stdin)
       printf '%s' "${3:-}" | quietly mosaic provider set "$1" --base-url "$2" "${key[@]}" --no-test
       echo "now asks the stub LLM"
       ;;
+    *) fail "nobody can tell whose provider $1 is" "mosaic provider show $1" ;;
   esac
+}
+
+# allowed: what egress.allow says, with nothing but commas in between.
+allowed() {
+  local now
+  now=$(mosaic config get egress.allow)
+  printf '%s' "${now// /}"
 }
 
 # open_to ADDRESS:PORT: users' gateways reach nothing of the host that the packet filter was not told of.
 open_to() {
   local now
-  now=$(mosaic config get egress.allow)
+  now=$(allowed)
   case ,$now, in
     *",$1,"*) echo "unchanged: $1" ;;
     *)
@@ -95,8 +111,9 @@ open_to() {
 
 # add_user STUB_ADDRESS: a user with a provider of their own; what was changed since stays.
 add_user() {
-  local url=http://$1/v1
-  if [ -n "$(chosen_model)" ]; then
+  local url=http://$1/v1 model
+  model=$(chosen_model)
+  if [ -n "$model" ]; then
     echo "unchanged: $user"
     return
   fi
@@ -108,13 +125,16 @@ add_user() {
 }
 
 chosen_model() {
-  local shown
-  shown=$(mosaic user show "$user" --json 2>/dev/null) || return 0
+  local shown code=0
+  shown=$(mosaic user show "$user" --json 2>/dev/null) || code=$?
+  # 4: there is no such user yet.
+  [ "$code" != 4 ] || return 0
+  [ "$code" = 0 ] || fail "nobody can tell what model $user has" "mosaic user show $user"
   "$bin/python" -c 'import json, sys; print(json.load(sys.stdin)["preferences"]["primary_model"] or "")' <<<"$shown"
 }
 
 up() {
-  local ref address
+  local ref address network
   trap told_where EXIT
   step docker "$here/docker.sh"
   doing="mosaic init"
@@ -123,7 +143,8 @@ up() {
   doing="the OpenClaw image"
   ref=$("$here/image.sh")
   step image use_image "$ref"
-  step "stub llm" "$here/stub.sh" up "$ref" "$(mosaic config get fleet.network)"
+  network=$(mosaic config get fleet.network)
+  step "stub llm" "$here/stub.sh" up "$ref" "$network"
   step roster import_roster
   step "provider zai" point zai "$stub/api/paas/v4" made-up-key-for-the-stub-llm
   step "provider ollama" point ollama "$stub"
@@ -172,6 +193,7 @@ down() {
     stop_gateways
     doing="mosaic fleet rm"
     remove_fleet
+    ! has_database || step egress.allow close_to_stub
     step "stub llm" "$here/stub.sh" down
   else
     say "no Docker daemon answers: nothing runs on it"
@@ -184,11 +206,33 @@ down() {
 has_database() { [ -e "$data_dir/pg" ] || [ -n "${DATABASE_URL:-}${DATABASE_URL_FILE:-}" ]; }
 
 stop_gateways() {
-  local name
+  local name names
   has_database || return 0
-  for name in $(mosaic gateway list -q); do
+  names=$(mosaic gateway list -q)
+  for name in $names; do
     step "gateway" mosaic gateway stop "$name" --timeout 20 --force
   done
+}
+
+# close_to_stub: the entry of open_to alone; whatever else is allowed stays.
+close_to_stub() {
+  local address now left
+  address=$("$here/stub.sh" host-address)
+  now=$(allowed)
+  left=,$now,
+  left=${left//",$address,"/,}
+  left=${left#,}
+  left=${left%,}
+  if [ -z "$address" ] || [ "$left" = "$now" ]; then
+    echo "unchanged"
+    return
+  fi
+  if [ -n "$left" ]; then
+    quietly mosaic config set egress.allow "$left"
+  else
+    quietly mosaic config unset egress.allow
+  fi
+  echo "no longer open to $address"
 }
 
 remove_fleet() {

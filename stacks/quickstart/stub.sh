@@ -2,6 +2,7 @@
 # Runs the stub LLM as Swarm services: one beside the fleet, one on the host for users' gateways.
 #   stub.sh up IMAGE NETWORK      starts the fleet's, or leaves it as it is when nothing about it changed
 #   stub.sh host-up IMAGE         the host's, likewise; prints the address it listens at
+#   stub.sh host-address          prints that address, or nothing where this Docker has no Swarm
 #   stub.sh down                  removes both, if they are this quickstart's
 # shellcheck source=SCRIPTDIR/prelude.sh
 . "$(dirname "${BASH_SOURCE[0]}")/prelude.sh"
@@ -10,6 +11,7 @@ name=mosaic-stub-llm
 host_name=mosaic-host-stub-llm
 host=0.0.0.0
 port=11434
+host_port=11435
 script=$here/stub-llm.mjs
 owner=$(short "$data_dir")
 label=com.mosaic.quickstart
@@ -37,10 +39,18 @@ up() {
 }
 
 # The Swarm's own bridge is there on every node; its address is this host's alone, so nothing outside reaches the stub.
+bridge() { docker network inspect --format '{{(index .IPAM.Config 0).Gateway}}' docker_gwbridge; }
+
+host-address() {
+  local address
+  address=$(bridge 2>/dev/null) || return 0
+  echo "$address:$host_port"
+}
+
 host-up() {
   name=$host_name
-  host=$(docker network inspect --format '{{(index .IPAM.Config 0).Gateway}}' docker_gwbridge)
-  port=11435
+  host=$(bridge)
+  port=$host_port
   up "$1" host >/dev/null
   echo "$host:$port"
 }

@@ -15,6 +15,7 @@ import pytest
 from tests.docker_run import missing, wait_until
 
 SCRIPT = Path(__file__).parents[2] / "stacks/quickstart/docker.sh"
+_SWARM = "0100007F:0949"  # 127.0.0.1:2377, as the kernel writes it
 _NAMESPACES = ("--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 _EMPTY = "mount -t tmpfs -o mode=0755 tmpfs /run && ip link set lo up && exec sleep infinity"
 
@@ -84,10 +85,16 @@ def room(tmp_path: Path) -> Iterator[Room]:
 
 
 def test_it_starts_a_daemon_that_grants_no_privileges(room: Room) -> None:
-    """Where no daemon answers one is started, with --no-new-privileges, its data in our folder and Swarm active."""
+    """Where no daemon answers one is started, with --no-new-privileges, its data in our folder and Swarm active.
+
+    Nobody else's machine can speak to that Swarm: its port is loopback's.
+    """
     assert "swarm active" in room.script()
     assert room.daemons() == [room.pid_file.read_text()]
     assert "--no-new-privileges" in room.run("cat", f"/proc/{room.daemons()[0]}/cmdline").stdout
+    sockets = [line.split() for line in room.run("cat", "/proc/net/tcp", "/proc/net/tcp6").stdout.splitlines()]
+    listening = {words[1] for words in sockets if words[3] == "0A"}
+    assert [address for address in listening if address.endswith(_SWARM[-5:])] == [_SWARM]
     assert room.run("docker", "info", "-f", "{{.DockerRootDir}}").stdout.strip().startswith(str(room.home))
 
 

@@ -1,7 +1,9 @@
 """What SwarmRuntime does that only a real Docker can show."""
 
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +15,22 @@ from tests.docker.bench import Bench
 from tests.docker_run import DockerRun, wait_until
 
 _DEBIAN_DOCKER = "/usr/bin/docker"
+# Ends by SIGKILL as soon as there is a container to reach into a volume by.
+_KILLED = """
+import os, signal, sys
+from mosaic_fleet.runtimes.base import Folder
+from mosaic_fleet.runtimes.endpoint import Endpoint
+from mosaic_fleet.runtimes.swarm import SwarmRuntime
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+host, what, volume, image = sys.argv[1:]
+Endpoint.put = Endpoint.head = die
+runtime = SwarmRuntime(Endpoint(host, ("docker", "--host", host)))
+if what == "make":
+    runtime.make_folder(volume, "workspace", image=image, at="/home/node/.openclaw")
+else:
+    runtime.has_folder(Folder("workspace", volume=volume), image=image)
+"""
 
 
 @pytest.fixture
@@ -46,6 +64,25 @@ def test_a_folder_in_a_volume_belongs_to_the_agents_user(swarm: Bench, docker: D
     seen = docker(*run, "stat -c '%u %g %a' /state /state/workspace; cat /state/workspace/note")
     assert seen == "1000 1000 700\n1000 1000 700\nkept\nkept"
     assert docker("ps", "-aq", "--filter", f"volume={name}") == ""
+
+
+@pytest.mark.parametrize("what", ["make", "has"])
+def test_who_was_killed_at_a_volume_does_not_keep_it(
+    swarm: Bench, docker: DockerRun, endpoint: Endpoint, what: str
+) -> None:
+    """The container that a SIGKILL leaves is gone with its volume; another one that mounts it keeps it."""
+    name = swarm.name("state")
+    swarm.runtime.create_volume(name, labels=swarm.labels)
+    other = docker("create", "-v", f"{name}:/state", "--label", docker.label, swarm.image)
+    words = [sys.executable, "-c", _KILLED, endpoint.host, what, name, swarm.image]
+    assert subprocess.run(words, timeout=60, check=False).returncode == -signal.SIGKILL
+    assert len(docker("ps", "-aq", "--filter", f"volume={name}").split()) == 2
+    assert swarm.runtime.remove_volume(name) is False
+    assert docker("ps", "-aq", "--no-trunc", "--filter", f"volume={name}") == other
+    docker("rm", other)
+    assert subprocess.run(words, timeout=60, check=False).returncode == -signal.SIGKILL
+    assert swarm.runtime.remove_volume(name) is True
+    assert swarm.runtime.volume_labels(name) is None
 
 
 def test_a_file_in_a_folder_is_made_where_there_is_none(swarm: Bench, docker: DockerRun) -> None:

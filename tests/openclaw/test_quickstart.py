@@ -119,6 +119,7 @@ def test_down_and_up_again_keep_what_is_the_operators(quickstart: Quickstart, st
     assert "gateway            demo stopped" in output
     assert quickstart.docker("ps", "--all", "--quiet", "--filter", f"name={gateway['container_name']}") == ""
     assert "Kept: the agents' volumes, the database, the key" in output
+    assert quickstart.mosaic("config", "get", "egress.allow").stdout.strip() == ""
     key, address = "an-operators-own-key-0123456789", f"http://{STUB}:11434/v1"
     quickstart.mosaic("provider", "set", "zai", "--base-url", address, "--api-key-stdin", "--no-test", stdin=key)
     quickstart.mosaic("config", "set", "fleet.image", stand_in_image)

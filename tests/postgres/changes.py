@@ -29,9 +29,9 @@ class Operator:
             if one.differences
         }
 
-    def scale(self, **targets: int) -> list[Outcome]:
+    def scale(self, *, dry_run: bool = False, **targets: int) -> list[Outcome]:
         """Stop or start agents."""
-        return scaling.scale(self.fleet, targets, Options(120))
+        return scaling.scale(self.fleet, targets, Options(120, dry_run=dry_run))
 
     def restart(self, *names: str, **options: Any) -> list[restarting.Row]:
         """Restart agents."""
@@ -45,6 +45,6 @@ class Operator:
         """Go back."""
         return rollbacks.go_back(self.fleet, STACK, number, Options(120, **options))
 
-    def upgrade(self, image: str, agent: str | None = None, **options: Any) -> list[Outcome]:
+    def upgrade(self, image: str, agent: str | None = None, **options: Any) -> Outcome:
         """Move to another image."""
         return upgrades.upgrade(self.fleet, STACK, agent, image, Options(**{"timeout": 120, **options}))

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from mosaic_fleet.db.database import Database
+from mosaic_fleet.fleet import agents
 from tests.postgres.machine import JARVIS, Machine, Said
 from tests.postgres.test_cli_provider import HOSTILE
 
@@ -61,6 +62,17 @@ def test_an_agent_like_another(zai: Machine) -> None:
     }
     refused = zai("agent", "add", "three", "--like", "nobody")
     assert (refused.exit_code, 'no agent "nobody"' in refused.stderr) == (4, True)
+
+
+def test_an_agent_like_one_with_an_adopted_volume(zai: Machine, database: Database) -> None:
+    """The volume that an adoption found is the one agent's memory: another like it gets a volume of its own."""
+    zai("agent", "add", "one", "--stack", "office", "--model", "zai/glm-5")
+    with database.transaction(system=True) as session:
+        agents.set(session, "one", {"volume": "old_home", "node_id": "n1", "replicas": 0})
+    zai("agent", "add", "two", "--like", "one")
+    with database.transaction(system=True) as session:
+        two = agents.get(session, "two")
+        assert (two.volume, two.node_id, two.replicas, two.primary_model) == (None, None, 1, "zai/glm-5")
 
 
 def test_an_empty_model_or_size_is_refused(zai: Machine) -> None:

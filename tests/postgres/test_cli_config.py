@@ -9,6 +9,7 @@ from sqlmodel import select
 from mosaic_fleet import configuration, keyring
 from mosaic_fleet.configuration import REGISTRY, VARIABLES, Setting
 from mosaic_fleet.db.database import Database
+from mosaic_fleet.db.reads import read
 from mosaic_fleet.db.tables import SystemConfig
 from mosaic_fleet.errors import Invalid
 from mosaic_fleet.sealing import Box
@@ -44,6 +45,23 @@ def test_get_set_unset(mosaic: Machine) -> None:
     assert mosaic("config", "unset", "fleet.stop_grace").stdout == "changed fleet.stop_grace\n"
     assert mosaic("config", "unset", "fleet.stop_grace").stdout == "unchanged fleet.stop_grace\n"
     assert mosaic("config", "get", "fleet.stop_grace", "--json").document["origin"] == "default"
+
+
+def test_another_network_is_for_new_stacks(mosaic: Machine) -> None:
+    """A stack keeps the network that it was made with: the note does not promise that a deploy changes that."""
+    mosaic("agent", "add", "one", "--stack", "old")
+    told = mosaic("config", "set", "fleet.network", "other").stderr
+    assert told == (
+        "it counts for stacks made from now on; one that is there: network: in its roster file, then import it\n"
+    )
+    mosaic("agent", "add", "two", "--stack", "new")
+    said = mosaic("config", "set", "fleet.stop_grace", "60").stderr
+    assert said == "it takes effect with: mosaic fleet deploy\n"
+    with read(mosaic.environ["DATABASE_URL"]) as reads:
+        assert {stack.name: stack.network for stack in reads.stacks()} == {
+            "new": "other",
+            "old": REGISTRY["fleet.network"].default,
+        }
 
 
 def test_list_tells_each_origin(mosaic: Machine) -> None:

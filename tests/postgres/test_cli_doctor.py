@@ -15,6 +15,7 @@ from mosaic_fleet.bootstrap import Mosaic
 from mosaic_fleet.db.database import Database
 from mosaic_fleet.db.migrations import HEAD
 from mosaic_fleet.db.tables import BreakglassUser
+from mosaic_fleet.errors import RuntimeFailure
 from mosaic_fleet.fleet import agents
 from mosaic_fleet.fleet.hosting import Hosting
 from mosaic_fleet.runtimes.base import INSTALL_LABEL, Finished
@@ -206,6 +207,20 @@ def test_doctor_tells_of_swap(here: Mosaic, replicas: int, swap: int, is_local: 
     here.hosting = Hosting(here.db, here.box, runtime, FakeWalls())
     (found,) = [finding for finding in doctor.examine(here) if finding.check == "memory"]
     assert found == doctor.Finding("ok", "memory", text)
+
+
+def test_doctor_does_without_a_kernel_that_tells_of_swap(here: Mosaic) -> None:
+    """On a Mac Docker's machine is another one: the check says of memory what it knows."""
+
+    class Mac(FakeGateways):
+        def swap(self) -> Swap:
+            raise RuntimeFailure("this machine's memory is not known: /proc/meminfo: No such file or directory")
+
+    with here.db.transaction(system=True) as session:
+        agents.add(session, here.box, "team", "one", {})
+    here.hosting = Hosting(here.db, here.box, Mac(), FakeWalls())
+    (found,) = [finding for finding in doctor.examine(here) if finding.check == "memory"]
+    assert found == doctor.Finding("ok", "memory", "agents may use 2G of 24G")
 
 
 def test_doctor_names_the_command_that_makes_a_network(here: Mosaic) -> None:

@@ -109,7 +109,8 @@ def test_an_idle_time_that_is_too_short_is_warned_of(guests: Guests, mosaic: Mac
     key = "gateways.idle_timeout"
     assert "sleep between two messages" in mosaic("config", "set", key, "1").stderr
     assert mosaic("config", "get", key, "--json").document["value"] == "1"
-    for fine in ("2", "0"):
+    assert "sleep between two messages" in mosaic("config", "set", key, "1m").stderr
+    for fine in ("2", "0", "60m", "0m"):
         assert mosaic("config", "set", key, fine).stderr == ""
 
 

@@ -11,6 +11,7 @@ from mosaic_fleet.db.database import Database
 from mosaic_fleet.db.tables import User, UserContainer
 from mosaic_fleet.errors import ConfigurationError, Conflict, DatabaseFailure, NotFound, PartialFailure, RuntimeFailure
 from mosaic_fleet.fleet import agents, deploying, removing, restarting
+from mosaic_fleet.fleet.deploying import Change
 from mosaic_fleet.runtimes.base import Finished, Image
 from tests.fakes import FAKE_IMAGE, Failure
 from tests.postgres.changes import Operator
@@ -92,9 +93,30 @@ def test_scale_of_what_is_not_deployed_is_kept(team: Team) -> None:
     """Nothing is done on the Swarm; the next deploy knows."""
     team.add("carl")
     [outcome] = Operator(team).scale(carl=0)
-    assert outcome.changes == ()
+    assert outcome.changes == [Change("carl", "save", ("replicas",))]
+    [outcome] = Operator(team).scale(carl=0)
+    assert outcome.changes == [Change("carl", "unchanged")]
     team.deploy()
     assert running(team).keys() == {"anna", "ben"}
+
+
+def test_scale_tells_of_those_who_are_deployed_and_not(team: Team) -> None:
+    """One who stops and one whose number is only kept are both told, each as what it is."""
+    team.add("carl")
+    [outcome] = Operator(team).scale(anna=0, carl=0)
+    assert [(one.agent, one.action) for one in outcome.changes] == [
+        ("anna", "update"),
+        ("ben", "unchanged"),
+        ("carl", "save"),
+    ]
+
+
+def test_a_dry_scale_of_what_is_not_deployed_keeps_nothing(team: Team) -> None:
+    """It says that the number would be kept, and the roster has the old one."""
+    team.add("carl")
+    [outcome] = Operator(team).scale(dry_run=True, carl=0)
+    assert outcome.changes == [Change("carl", "save", ("replicas",))]
+    assert {agent.name: agent.replicas for agent in team.roster.agents}["carl"] == 1
 
 
 # Restart --------------------------------------------------------------------------------------------------------------
@@ -429,8 +451,12 @@ def test_an_upgrade_goes_one_first_and_becomes_the_default(team: Team) -> None:
     """Two deployments, validated once; the setting follows, no agent has an image of its own, nothing differs."""
     operator = Operator(team)
     team.runtime.runs.clear()
-    outcomes = operator.upgrade(NEXT)
-    assert [{one.agent for one in each.changes if one.action == "update"} for each in outcomes] == [{"anna"}, {"ben"}]
+    outcome = operator.upgrade(NEXT)
+    assert [(one.agent, one.action, one.parts) for one in outcome.changes] == [
+        ("anna", "update", ("image",)),
+        ("ben", "update", ("image",)),
+    ]
+    assert outcome.number == 3
     assert set(images(team).values()) == {NEXT}
     assert len(team.runtime.validated) == 1
     assert {agent.image for agent in team.roster.agents} == {NEXT}
@@ -439,7 +465,7 @@ def test_an_upgrade_goes_one_first_and_becomes_the_default(team: Team) -> None:
     assert set(team.actions().values()) == {"unchanged"}
     assert team.record == ["healthy"] * 3
     team.runtime.changes.clear()
-    operator.upgrade(NEXT)
+    assert {one.action for one in operator.upgrade(NEXT).changes} == {"unchanged"}
     assert team.runtime.changes == []
 
 

@@ -6,9 +6,12 @@ import pytest
 
 from mosaic_fleet import egress
 from mosaic_fleet.cli import isolation as door
-from mosaic_fleet.errors import Invalid
+from mosaic_fleet.errors import Invalid, RuntimeFailure
 from mosaic_fleet.fleet import isolation
-from mosaic_fleet.fleet.isolation import Target
+from mosaic_fleet.fleet.hosting import Hosting
+from mosaic_fleet.fleet.isolation import Ground, Target
+from tests.fake_gateways import Behaviour, FakeGateways
+from tests.fakes import FAKE_IMAGE
 
 TARGET = Target("link-local metadata", "169.254.169.254", 80)
 SOUND = {
@@ -92,6 +95,29 @@ def test_a_sound_process_has_no_hole() -> None:
 def test_each_weakness_of_a_process_is_its_own_row(change: dict[str, object], wall: str) -> None:
     """Exactly the row of what is missing is a hole."""
     assert [row.wall for row in isolation._of_itself(SOUND | change) if not row.holds] == [wall]
+
+
+def probing(behaviour: Behaviour) -> Ground:
+    """Return the ground of probes that behave so."""
+    runtime = FakeGateways()
+    runtime.behave = lambda *_: behaviour
+    runtime.create_bridge("net", interface="net", subnet="10.213.0.0/28", labels={})
+    return Ground(Hosting(None, None, runtime, None), "here", {"fleet.image": FAKE_IMAGE}, None, "nonce")
+
+
+def test_a_neighbour_that_does_not_answer_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its container is removed, so its last words are in the failure."""
+    monkeypatch.setattr(isolation, "_WAIT_SECONDS", 0)
+    ground = probing(Behaviour(stderr="one\nEADDRINUSE\n"))
+    neighbour = isolation._start(ground, "neighbour", "net", [])
+    with pytest.raises(RuntimeFailure, match=r"does not answer this host \(last lines: one \| EADDRINUSE\)$"):
+        isolation._control(ground, neighbour)
+
+
+def test_a_probe_that_ends_at_once_is_quoted() -> None:
+    """What it died of is in the failure too."""
+    with pytest.raises(RuntimeFailure, match=r"the probe prober ended at once \(last lines: no such module\)$"):
+        isolation._start(probing(Behaviour(ends=1, stderr="no such module\n")), "prober", "net", [])
 
 
 @pytest.mark.parametrize("text", ["", "10.0.0.1", ":80", "10.0.0.1:", "10.0.0.1:0", "10.0.0.1:99999", "a:b"])

@@ -96,3 +96,21 @@ def test_a_slow_reclaim_holds_nobody_up_and_is_waited_for(runtime: EngineRuntime
         _Docker.may_end.set()
         assert reclaiming.result(60) is True
     assert _Docker.asked == ["update", "update"]
+
+
+@pytest.mark.usefixtures("swapping")
+def test_a_kernel_without_swap_has_no_file_of_it(runtime: EngineRuntime) -> None:
+    """Where /proc/swaps is absent nothing of it is compressed, and what /proc/meminfo does not count is none."""
+    engine._SWAPS.unlink()
+    assert runtime.swap().is_compressed is False
+    engine._MEMINFO.write_text("MemTotal: 2 kB\nMemAvailable: 1 kB\n")
+    assert (runtime.swap().total, runtime.swap().obstacle) == (0, "this host has no swap")
+
+
+@pytest.mark.usefixtures("swapping")
+def test_a_machine_that_does_not_tell_its_memory_is_a_failure(runtime: EngineRuntime) -> None:
+    """Where /proc/meminfo is absent, as on a Mac, whoever asks is told so."""
+    engine._MEMINFO.unlink()
+    for ask in (runtime.swap, runtime.host_memory):
+        with pytest.raises(RuntimeFailure, match=r"this machine's memory is not known: .*No such file"):
+            ask()
