@@ -23,7 +23,7 @@ def deployed(made: Installation, size: int) -> Iterator[Fleet]:
     """Deploy a stack of so many agents: its configs are validated and its volumes made from then on."""
     fleet = Fleet(made, fresh_stack())
     fleet.load(**{name: {"personality": f"You are {name}."} for name in _NAMES[:size]})
-    fleet.deploy()
+    fleet.deploy("--create-network")
     yield fleet
     _take_down(fleet)
 

@@ -76,14 +76,13 @@ def user(session: Session, mosaic: Mosaic, name: str, *, base_url: str = "http:/
 
 @contextmanager
 def swarm(made: Installation) -> Iterator[None]:
-    """Give a Mosaic a network and the stand-in for OpenClaw; every Docker object of it goes at the end."""
+    """Name a network and the stand-in for OpenClaw; whatever Docker object is made goes at the end."""
     docker = made.docker
     docker.labels.append(f"com.mosaic.install={made.document('status')['install']}")
     try:
         values = _QUICK | {"network": f"mosaic-bench-{uuid4().hex[:8]}", "image": _stand_in(docker)}
         for key, value in values.items():
             made.mosaic("config", "set", f"fleet.{key}", value)
-        made.mosaic("init", "--create-network")
         yield
     finally:
         docker.sweep()
