@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import SecretStr
@@ -33,6 +34,14 @@ def call(
     if answer.status != 200 or not isinstance(payload, dict):
         raise RuntimeFailure(f"{found.name} refuses {method}: {_reason(answer, said)}")
     return payload
+
+
+def moment(milliseconds: Any) -> datetime:
+    """Read a time of an answer, in milliseconds since 1970; raises ValueError for what is none."""
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (TypeError, OverflowError, OSError):
+        raise ValueError("no time") from None
 
 
 def _read(answer: Answer) -> dict[str, Any]:

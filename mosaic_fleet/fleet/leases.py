@@ -6,7 +6,7 @@ after two minutes. It knows nothing of commands that Docker started in the conta
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeGuard
 
 from pydantic import SecretStr
@@ -101,10 +101,10 @@ def _let_go(runtime: GatewayRuntime, found: Container, token: SecretStr, lease: 
 
 def _lease(found: Container, said: Mapping[str, Any]) -> Lease:
     try:
-        until = datetime.fromtimestamp(said["expiresAtMs"] / 1000, UTC)
+        until = admin_rpc.moment(said["expiresAtMs"])
         if said["status"] == "ready" and said["suspensionId"]:
             return Lease(str(said["suspensionId"]), until)
-    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+    except (KeyError, ValueError):
         pass
     raise RuntimeFailure(f"{found.name} answers gateway.suspend.prepare with something else than ready or busy")
 

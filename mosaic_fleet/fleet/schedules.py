@@ -1,6 +1,6 @@
 """When a job of a gateway's own schedules is due: asked of the gateway, because it keeps them."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from pydantic import SecretStr
 
@@ -19,6 +19,6 @@ def next_due(runtime: GatewayRuntime, found: Container, token: SecretStr) -> dat
     if due is None or said.get("enabled") is False:
         return None
     try:
-        return datetime.fromtimestamp(due / 1000, UTC)
-    except (TypeError, ValueError, OverflowError, OSError):
+        return admin_rpc.moment(due)
+    except ValueError:
         raise RuntimeFailure(f"{found.name} answers cron.status with a time that is none") from None

@@ -1,6 +1,6 @@
 """When a gateway's latest turn was: asked of the gateway, because turns come by other ways than Mosaic too."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from pydantic import SecretStr
 
@@ -17,6 +17,6 @@ def latest(runtime: GatewayRuntime, found: Container, token: SecretStr) -> datet
     said = admin_rpc.call(runtime, found, token, "status", {})
     try:
         times = [session["updatedAt"] for session in said["sessions"]["recent"]]
-        return datetime.fromtimestamp(max(times) / 1000, UTC) if times else None
-    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        return admin_rpc.moment(max(times)) if times else None
+    except (KeyError, TypeError, ValueError):
         raise RuntimeFailure(f"{found.name} does not say when its latest turn was") from None
