@@ -114,6 +114,12 @@ def read_version(text: str) -> tuple[int, ...] | None:
     return tuple(map(int, match.groups())) if match else None
 
 
+def is_older(version: str, than: str) -> bool:
+    """Tell whether a release is older than another one; False where either is not known."""
+    new, old = read_version(version), read_version(than)
+    return bool(new and old and new < old)
+
+
 def _check_owner(runtime: StackRuntime, place: Place, adopting: Collection[str]) -> None:
     """Refuse services and volumes of that name which this installation did not make; raises Conflict."""
     stack = {service.name: service for service in runtime.services(place.stack)}

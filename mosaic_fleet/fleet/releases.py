@@ -6,7 +6,7 @@ from mosaic_fleet.db.database import Database
 from mosaic_fleet.db.tables import Deployment
 from mosaic_fleet.errors import ConfigurationError
 from mosaic_fleet.fleet import deployments
-from mosaic_fleet.fleet.preflight import read_version
+from mosaic_fleet.fleet.preflight import is_older, read_version
 from mosaic_fleet.fleet.tracing import GOOD
 from mosaic_fleet.runtimes.base import SPEC_LABEL, Service
 
@@ -36,8 +36,7 @@ def check(wanted: Mapping[str, str], ran: Mapping[str, str], way_out: str = "") 
     `way_out` is a word of the command that allows it all the same.
     """
     for agent, version in wanted.items():
-        old, new = read_version(ran.get(agent, "")), read_version(version)
-        if old and new and old > new:
+        if is_older(version, ran.get(agent, "")):
             raise ConfigurationError(
                 f"the image is OpenClaw {version}, {agent} has run {ran[agent]}: its state may have been migrated",
                 hint=f"mosaic fleet upgrade {agent} --image …   (to {ran[agent]} or later"

@@ -109,8 +109,7 @@ def _check_release(work: Work, wish: Personal, version: str) -> None:
     with work.row() as row:
         last = row.image_id if row else None
     before = work.runtime.image(last) if last else None
-    old, new = preflight.read_version(before.version if before else ""), preflight.read_version(version)
-    if before and old and new and old > new:
+    if before and preflight.is_older(version, before.version):
         raise ConfigurationError(
             f'the image is OpenClaw {version}, gateway of "{wish.name}" has run {before.version}: '
             "its state may have been migrated",
