@@ -195,10 +195,6 @@ def carry_out(fleet: Fleet, lock: Lock, site: Site, intended: Plan, options: Opt
     return _act(fleet, lock, site, intended, options)
 
 
-def _intent(site: Site, intended: Plan) -> Intent:
-    return Intent(intended.place, intended.rendered, site.images, site.network_id, intended.applies)
-
-
 def load(fleet: Fleet, name: str) -> Roster:
     """Read a stack's roster in a transaction of its own."""
     with fleet.db.transaction(system=True) as session:
@@ -227,6 +223,10 @@ def _known(fleet: Fleet, place: Place, rendered: Rendered, live: Mapping[str, Se
 def _change(agent: str, differences: Sequence[drift.Difference]) -> Change:
     parts = tuple(one.field for one in differences)
     return Change(agent, "update" if parts else "unchanged", parts, any(one.moved for one in differences))
+
+
+def _intent(site: Site, intended: Plan) -> Intent:
+    return Intent(intended.place, intended.rendered, site.images, site.network_id, intended.applies)
 
 
 def _settle(fleet: Fleet, site: Site, intended: Plan, options: Options) -> Outcome:

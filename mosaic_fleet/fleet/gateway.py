@@ -48,11 +48,8 @@ def suspend(runtime: StackRuntime, container_id: str) -> list[str] | None:
         said = foreign.parsed(next(foreign.lines(runtime.exec(container_id, ["node", "-e", script], stdin=b""))))
         if said["status"] != "busy":
             return None
-        return (
-            [foreign.short(str(one), _LONGEST) for one in said["blockers"]]
-            if isinstance(said["blockers"], list)
-            else []
-        )
+        blockers = said["blockers"] if isinstance(said["blockers"], list) else []
+        return [foreign.short(str(one), _LONGEST) for one in blockers]
     except (RuntimeFailure, ValueError, KeyError, TypeError):
         return None
 
