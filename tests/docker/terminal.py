@@ -42,8 +42,11 @@ class Terminal:
         os.write(self.ours, text.encode())
 
     def resize(self, lines: int, columns: int) -> None:
-        """Change the size."""
-        _resize(self.ours, (lines, columns))
+        """Change the size until the process writes something; `docker exec` misses what changes while it starts."""
+        for wider in range(_SILENCE_SECONDS):
+            _resize(self.ours, (lines, columns + wider))
+            if select.select([self.ours], [], [], 1)[0]:
+                return
 
     def ended(self) -> int:
         """Read the rest until the process has ended; return its exit code."""
