@@ -1,9 +1,11 @@
 """A lease on one user's gateway: while it holds, the gateway has nothing to do and takes nothing new.
 
 OpenClaw gives it only when nothing is under way there, fences new work in the same step, and takes it back by itself
-after two minutes. It knows nothing of commands that Docker started in the container: those are looked for here.
+after two minutes, by a clock that stands still while the machine sleeps. It knows nothing of commands that Docker
+started in the container: those are looked for here.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +22,7 @@ from mosaic_fleet.runtimes.gateway_base import Container, GatewayRuntime
 # the lock of a gateway sees to it that one at a time asks.
 _REQUEST = "mosaic"
 _LONGEST = 60
+_MARGIN_SECONDS = 1.0
 _MOST = 1_000_000
 
 
@@ -89,6 +92,17 @@ def check(lease: Lease, now: datetime) -> None:
     """Make sure that a lease still holds; raises RuntimeFailure."""
     if now >= lease.until:
         raise RuntimeFailure("the gateway takes new work again: its lease has run out")
+
+
+def lapses_at(runtime: GatewayRuntime, lease: Lease, now: datetime) -> float | None:
+    """Tell when a lease has surely run out, in seconds of this machine's monotonic clock; None on another machine."""
+    left = (lease.until - now).total_seconds() + _MARGIN_SECONDS
+    return time.monotonic() + left if runtime.is_local else None
+
+
+def has_lapsed(lapses_at: float | None) -> bool:
+    """Tell whether a lease has surely run out."""
+    return lapses_at is not None and time.monotonic() >= lapses_at
 
 
 def _let_go(runtime: GatewayRuntime, found: Container, token: SecretStr, lease: Lease) -> None:

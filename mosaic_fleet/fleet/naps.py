@@ -16,9 +16,12 @@ from mosaic_fleet.db.gateway_reads import STARTED
 from mosaic_fleet.db.tables import UserContainer, now
 from mosaic_fleet.errors import MosaicError, RuntimeFailure
 from mosaic_fleet.fleet import containers, leases, stopping, walls
-from mosaic_fleet.fleet.hosting import Running, Work, url
+from mosaic_fleet.fleet.hosting import Running, Work, is_ok, url
 from mosaic_fleet.fleet.leases import Lease
+from mosaic_fleet.fleet.openclaw import PORT
 from mosaic_fleet.runtimes.gateway_base import Container
+
+_PROBE_SECONDS = 10.0
 
 
 def announce(work: Work, active: datetime | None) -> bool:
@@ -39,10 +42,11 @@ def nap(work: Work, found: Container, lease: Lease, *, reason: str | None = None
     """
     work.change().pause(found.id)
     leases.check(lease, now())
+    lapses_at = leases.lapses_at(work.runtime, lease, now())
     given_back = work.change().reclaim(found.id)
     with work.row() as row:
         assert row  # noqa: S101  # for mypy
-        row.status, row.reason = "paused", reason
+        row.status, row.reason, row.lease_lapses_at = "paused", reason, lapses_at
     return given_back
 
 
@@ -97,11 +101,21 @@ def go_on(work: Work, found: Container, token: SecretStr) -> None:
 
 
 def _go_on(work: Work, found: Container, token: SecretStr) -> None:
+    with work.row() as row:
+        lapses_at = row.lease_lapses_at if row and row.status == "paused" else None
     work.change().unpause(found.id)
-    leases.lift(work.runtime, found, token)
+    if leases.has_lapsed(lapses_at):
+        _check_answers(work, found)  # what answers has run its overdue timers, and the lease's end is one of them
+    else:
+        leases.lift(work.runtime, found, token)
     with work.row() as row:
         assert row  # noqa: S101  # for mypy
         row.status, row.reason = "running", None
+
+
+def _check_answers(work: Work, found: Container) -> None:
+    if not is_ok(work.runtime.get(found.address, "/healthz", port=PORT, timeout=_PROBE_SECONDS)):
+        raise RuntimeFailure(f"{found.name} does not answer")
 
 
 def _is_known(row: UserContainer, found: Container) -> bool:

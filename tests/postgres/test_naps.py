@@ -19,7 +19,7 @@ from mosaic_fleet.fleet import lifecycle, naps, reaping, rounds, starting, stopp
 from mosaic_fleet.fleet.hosting import Hosting
 from mosaic_fleet.fleet.rounds import Mended
 from mosaic_fleet.runtimes.base import Image
-from mosaic_fleet.runtimes.gateway_base import Container, Swap
+from mosaic_fleet.runtimes.gateway_base import Answer, Container, Swap
 from tests import napping
 from tests.fake_gateways import Behaviour
 from tests.fake_openclaw import LEASE_SECONDS, FakeOpenClaw
@@ -116,6 +116,34 @@ def test_a_wake_after_the_lease_ran_out_fences_nothing(sleeper: Sleeper) -> None
     sleeper.ahead = LEASE_SECONDS + 1
     sleeper.answers()
     assert sleeper.openclaw.calls["gateway.suspend.prepare"] == 1
+
+
+def test_one_whose_lease_has_lapsed_is_not_asked_to_lift_it(sleeper: Sleeper) -> None:
+    """By its machine's own clock, that is: then a look at its health is all that a wake asks of it."""
+    sleeper.nap()
+    sleeper.ahead = LEASE_SECONDS
+    sleeper.guests.age_row("ann", 3, lease_lapses_at=0.0)
+    sleeper.openclaw.calls.clear()
+    sleeper.answers()
+    assert sleeper.openclaw.calls == {}
+
+
+def test_what_is_known_of_an_earlier_lease_counts_for_nothing(
+    sleeper: Sleeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A nap that broke off before it was one is under its own lease, and that is lifted."""
+
+    def die(_: str) -> None:
+        raise Killed
+
+    sleeper.nap()
+    sleeper.answers()
+    sleeper.guests.age_row("ann", 3, lease_lapses_at=0.0)
+    with monkeypatch.context() as patch, suppress(Killed):
+        patch.setattr(sleeper.guests.runtime, "pause", die)
+        sleeper.nap()
+    assert (sleeper.guests.state("ann")[0], sleeper.openclaw.fenced) == ("dozing", True)
+    sleeper.answers()
 
 
 def test_all_who_ask_get_the_one_that_napped(sleeper: Sleeper) -> None:
@@ -285,14 +313,22 @@ def test_a_nap_survives_the_database(sleeper: Sleeper, step: str, at: int, when:
     sleeper.answers()
 
 
-def test_one_that_does_not_answer_after_its_nap_is_waited_for(sleeper: Sleeper) -> None:
+@pytest.mark.parametrize("lapsed", [False, True])
+def test_one_that_does_not_answer_after_its_nap_is_waited_for(sleeper: Sleeper, lapsed: bool) -> None:
     """A gateway that cannot be told to take work is taken over as soon as it says that it has started."""
     sleeper.nap()
+    get = sleeper.guests.runtime.get
 
     def mute(*values: Any, **named: Any) -> None:
         return None
 
+    def mute_of_health(address: str, path: str, **named: Any) -> Answer | None:
+        return None if path == "/healthz" else get(address, path, **named)
+
     sleeper.guests.runtime.post = mute
+    if lapsed:
+        sleeper.guests.age_row("ann", 3, lease_lapses_at=0.0)
+        sleeper.guests.runtime.get = mute_of_health
     before = sleeper.seen.id
     assert sleeper.guests.wake("ann").woken
     assert (sleeper.seen.id, sleeper.guests.state("ann")) == (before, ("running", None))

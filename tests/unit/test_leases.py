@@ -1,6 +1,7 @@
 """Leases on a gateway in memory: what is asked, what the answers mean, and what a refusal leaves."""
 
 import json
+import time
 from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
@@ -272,6 +273,22 @@ def test_a_fence_is_lifted_without_its_lease(bench: Bench, seconds: int) -> None
     bench.clock.seconds += seconds
     leases.lift(bench.runtime, bench.found, TOKEN)
     assert bench.openclaw.begin()
+
+
+def test_a_lease_lapses_by_the_machine_s_own_clock(bench: Bench) -> None:
+    """A second later than OpenClaw says, so surely; by the clock that OpenClaw goes by, which no sleep sets forward."""
+    lease, before = bench.prepare(), time.monotonic()
+    assert isinstance(lease, Lease)
+    at = leases.lapses_at(bench.runtime, lease, NOW)
+    assert at
+    assert before + LEASE_SECONDS + 1 <= at <= time.monotonic() + LEASE_SECONDS + 1
+    assert [leases.has_lapsed(one) for one in (before, at, None)] == [True, False, False]
+
+
+def test_the_clock_of_another_machine_is_not_known(bench: Bench) -> None:
+    """Where Docker is on another machine nobody here can tell when a lease lapses."""
+    bench.runtime.is_local = False
+    assert leases.lapses_at(bench.runtime, Lease("one", NOW), NOW) is None
 
 
 def test_lifting_no_fence_puts_none_up(bench: Bench) -> None:
