@@ -8,7 +8,7 @@ from heapq import merge
 from operator import attrgetter
 from queue import Empty, Queue
 from threading import Thread
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from mosaic_fleet.errors import MosaicError, NotFound, RuntimeFailure
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
 _LOOK_SECONDS = 2.0
+_START_SECONDS = 0.2
 _WAITING = 256  # lines that are read and not yet written
 _CLOCK_SECONDS = 60.0
 _LEVELS = ("trace", "debug", "info", "warn", "error", "fatal")
@@ -176,11 +177,18 @@ def note_replies(session: "Session", names: Iterable[str]) -> None:
 
 
 def _pump(runtime: StackRuntime, agent: str, container: str, after: str, lines: "Queue[Any]") -> None:
-    """Put a container's lines into a queue, as fast as they are taken out."""
+    """Put a container's lines into a queue, as fast as they are taken out.
+
+    Docker follows none that is still to start, and says nothing of it.
+    """
     try:
-        if runtime.container_end(container) is not None:
+        while (seen := runtime.container_end(container)) is not None:
             for line in runtime.log_lines(container, after=after, follow=True):
+                after = line.at
                 lines.put((agent, container, line))
+            if seen.started:
+                break
+            sleep(_START_SECONDS)
     except MosaicError as error:
         lines.put((agent, container, error))
 

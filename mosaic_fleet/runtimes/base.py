@@ -106,8 +106,9 @@ class Task:
 
 @dataclass(frozen=True)
 class ContainerEnd:
-    """How a container ended, or that it runs: Swarm's task does not say OOM, nor a failed health check."""
+    """How a container ended, or that it runs or is still to: Swarm's task does not say OOM, nor a failed check."""
 
+    started: bool
     running: bool
     exit_code: int
     oom_killed: bool

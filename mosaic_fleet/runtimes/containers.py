@@ -132,6 +132,7 @@ def _container_end(state: dict[str, Any]) -> ContainerEnd:
     health = state.get("Health") or {}
     probes = health.get("Log") or [{}]
     return ContainerEnd(
+        started=state["Status"] != "created",
         running=state["Running"],
         exit_code=state["ExitCode"],
         oom_killed=state["OOMKilled"],

@@ -11,7 +11,7 @@ import pytest
 from mosaic_fleet.errors import NotFound, RuntimeFailure
 from mosaic_fleet.fleet.journal import Entry, Journal, may_be_reply
 from mosaic_fleet.fleet.masking import Known
-from mosaic_fleet.runtimes.base import LogLine, Stream, Task
+from mosaic_fleet.runtimes.base import ContainerEnd, LogLine, Stream, Task
 from tests.fakes import FakeRuntime
 from tests.unit.test_status import INSTALL, deployed
 
@@ -133,6 +133,31 @@ def test_following_goes_on_where_the_past_ended() -> None:
     ]
     assert texts(islice(looked.follow(), 2)) == ["a | two", "a | three"]
     assert looked.hidden == 2
+
+
+def test_one_that_is_still_to_start_is_followed_from_its_first_line() -> None:
+    """Docker ends the stream of a container that was only made: it is asked again until it has started."""
+
+    class Late(FakeRuntime):
+        """Has a container that is made at the first look and runs at the second."""
+
+        looks = 0
+
+        def container_end(self, container_id: str) -> ContainerEnd | None:
+            """Say that it did not start yet, the first time."""
+            self.looks += 1
+            found = super().container_end(container_id)
+            return replace(found, started=self.looks > 1) if found else None
+
+        def log_lines(self, container_id: str, *, after: str = "", follow: bool = False) -> Iterator[LogLine]:
+            """Yield nothing before it has started."""
+            if self.looks > 1:
+                yield from super().log_lines(container_id, after=after, follow=follow)
+
+    runtime = deployed("a", make=Late)
+    runtime.written = {"team_a": [line("first"), line("second", second=8)]}
+    runtime.tasks("team")
+    assert texts(islice(journal(runtime).follow(), 2)) == ["a | first", "a | second"]
 
 
 def test_what_is_secret_is_read_again_with_each_container(monkeypatch: pytest.MonkeyPatch) -> None:
