@@ -107,7 +107,7 @@ def test_a_size_is_read_in_powers_of_1024(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "G", "-1G", "1P", "1,5G", "2G2", "two", "1e3", "0x10", "nan", "inf", "9" * 400, "8388608T"]
+    "text", ["", "G", "-1G", "1P", "1,5G", "2G2", "two", "1e3", "0x10", "nan", "inf", "9" * 400, "8388608T", "1\u212a"]
 )
 def test_a_bad_size_is_refused(text: str) -> None:
     """What is no size is Invalid and shows an example."""
