@@ -264,8 +264,9 @@ class FakeGateways:
 
     def execs(self, container_id: str) -> list[str]:
         """Name the commands that run in a container beside its own."""
-        one = self._find(container_id)
-        return list(one.execs) if one and one.seen.lives else []
+        with self._lock:
+            one = self._find(container_id)
+            return list(one.execs) if one and one.seen.lives else []
 
     def get(self, address: str, path: str, *, port: int, timeout: float) -> Answer | None:
         """Answer as a gateway does."""
@@ -313,13 +314,15 @@ class FakeGateways:
 
     def vanish(self, name: str) -> None:
         """Take a container away behind Mosaic's back."""
-        del self._containers[name]
+        with self._lock:
+            del self._containers[name]
 
     def end(self, name: str, code: int, *, oom_killed: bool = False) -> None:
         """Have a container end by itself."""
-        one = self._found(name)
-        one.behaviour = replace(one.behaviour, oom_killed=oom_killed)
-        self._end(one, code)
+        with self._lock:
+            one = self._found(name)
+            one.behaviour = replace(one.behaviour, oom_killed=oom_killed)
+            self._end(one, code)
 
     def wanted(self, name: str) -> Wanted:
         """Return what a container was made from."""
@@ -331,15 +334,17 @@ class FakeGateways:
 
     def running(self) -> list[str]:
         """Name the containers that live."""
-        return sorted(one.wanted.name for one in self._containers.values() if one.seen.lives)
+        with self._lock:
+            return sorted(one.wanted.name for one in self._containers.values() if one.seen.lives)
 
     def everything(self) -> dict[str, list[str]]:
         """Name all there is, by kind."""
-        return {
-            "containers": sorted(self._containers),
-            "networks": sorted(self._bridges),
-            "volumes": sorted(self._volumes),
-        }
+        with self._lock:
+            return {
+                "containers": sorted(self._containers),
+                "networks": sorted(self._bridges),
+                "volumes": sorted(self._volumes),
+            }
 
     def _change(self, what: str) -> None:
         self.changes.append(what)
@@ -372,7 +377,8 @@ class FakeGateways:
         return next((one for one in found if one.seen.address == address), None)
 
     def _find(self, name: str) -> _Container | None:
-        return next((one for one in self._containers.values() if name in (one.wanted.name, one.seen.id)), None)
+        with self._lock:
+            return next((one for one in self._containers.values() if name in (one.wanted.name, one.seen.id)), None)
 
     def _found(self, name: str) -> _Container:
         one = self._find(name)

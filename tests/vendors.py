@@ -10,7 +10,7 @@ from typing import Any
 
 from mosaic_fleet.fleet.dialects import TOOL
 
-KEY = "0123456789abcdef-sentinel-9f2c"
+KEY = "0123456789abcdef-sentinel-wxyz"
 Reply = tuple[int, Any]  # a status, and JSON or raw bytes
 
 

@@ -59,7 +59,7 @@ def test_a_terminal_has_our_size_from_the_start_and_follows_it(swarm: Bench, end
     with attached(endpoint, swarm.running_container(), script, size=(31, 77)) as terminal:
         assert terminal.until("ready\r\n").split()[:2] == ["31", "77"]
         terminal.resize(12, 99)
-        assert 99 <= int(terminal.until("\r\n").removeprefix("12 ")) < 999
+        assert 99 <= int(terminal.until("\r\n").partition("\r\n")[0].removeprefix("12 ")) < 999
         assert terminal.ended() == 7
 
 
@@ -92,6 +92,7 @@ def test_a_line_longer_than_any_is_cut(swarm: Bench) -> None:
 def test_following_goes_on_until_the_container_ends(swarm: Bench) -> None:
     """What is written later is told as it comes; the stream ends with its container."""
     script = "".join(f"echo {word}; until [ -e /tmp/{word} ]; do sleep 0.1; done; " for word in ("early", "late"))
+    script += "sleep 5"  # whoever tells it to end is done by then
     swarm.deploy(["sh", "-c", script], deploy={"restart_policy": {"condition": "none"}})
     container = swarm.running_container()
     seen: list[LogLine] = []

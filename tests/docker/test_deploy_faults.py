@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from tests.docker.installation import Fleet, Installation, interrupted, sql, when
+from tests.docker_run import wait_until
 
 
 def test_an_update_that_is_never_healthy_is_taken_back(fleet: Fleet) -> None:
@@ -113,6 +114,7 @@ def test_somebody_elses_service_is_left_alone(fleet: Fleet, installation: Instal
         *("service", "create", "-d", "--no-healthcheck", "--name", name, "--label", namespace),
         *("--label", installation.docker.label, "--network", "bridge", image, "sleep", "1000"),
     )
+    wait_until(lambda: fleet.container("one"))  # Swarm writes to a service until it has a task
     before = fleet.service("one")["Version"]
     assert f'service "{name}" is not Mosaic\'s' in fleet.refused(5)
     assert "unchanged" in installation.mosaic("fleet", "rm", "--stack", fleet.stack, "--yes")

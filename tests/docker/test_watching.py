@@ -66,9 +66,7 @@ def test_status_can_be_watched(fleet: Fleet) -> None:
         assert "\x1b[2J" in screen.until("MEM / LIMIT")
         screen.type("\x03")
         assert screen.ended() == 130
-    process = fleet.installation.start(
-        "fleet", "status", "--stack", fleet.stack, "--json", "--watch=0.2", "--no-memory"
-    )
+    process = fleet.installation.start("fleet", "status", "--stack", fleet.stack, "--json", "--watch=2", "--no-memory")
     assert process.stdout
     documents = [json.loads(process.stdout.readline()) for _ in range(2)]
     assert [len(document["agents"]) for document in documents] == [2, 2]

@@ -51,7 +51,7 @@ def database_url(embedded: Embedded) -> Iterator[str]:
     """Make an empty database that belongs to mosaic, dropped after the test."""
     name = f"test_{next(_numbers)}"
     with psycopg.connect(embedded.url("mosaic_super"), autocommit=True) as superuser:
-        superuser.execute(f"CREATE DATABASE {name} OWNER mosaic")
+        superuser.execute(f"CREATE DATABASE {name} OWNER mosaic TEMPLATE template0")
         yield embedded.url(database=name)
         until(lambda: _dropped(superuser, name))
 
@@ -65,10 +65,12 @@ def _dropped(superuser: psycopg.Connection[Any], name: str) -> bool:
     return True
 
 
-@pytest.fixture(autouse=True)
-def patient_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def patient_connections() -> Iterator[None]:
     """Wait long for connections that many make at once; who tests that limit sets it."""
-    monkeypatch.setitem(reads.CONNECTING, "connect_timeout", 60)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(reads.CONNECTING, "connect_timeout", 60)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +83,7 @@ def no_registered_secrets() -> None:
 def migrated_url(embedded: Embedded) -> str:
     """Make one migrated database for the whole session."""
     with psycopg.connect(embedded.url("mosaic_super"), autocommit=True) as superuser:
-        superuser.execute("CREATE DATABASE migrated OWNER mosaic")
+        superuser.execute("CREATE DATABASE migrated OWNER mosaic TEMPLATE template0")
     url = embedded.url(database="migrated")
     Database(url, actor="test").upgrade()
     return url

@@ -27,8 +27,9 @@ PATH = "/api/internal/agent-config"
 
 
 @pytest.fixture
-def pullers(database: Database, tmp_path: Path) -> Pullers:
-    """Make a user and an agent whose containers pull."""
+def pullers(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pullers:
+    """Make a user and an agent whose containers pull, from a site that takes the time it needs."""
+    monkeypatch.setattr(sites, "_PATIENCE", 120.0)
     return Pullers.at(database, tmp_path)
 
 

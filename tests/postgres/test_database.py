@@ -65,7 +65,16 @@ def new_database(own_embedded: Embedded) -> Iterator[Callable[[], Database]]:
     yield make
     own_embedded.start()
     for name in names:
-        as_superuser(own_embedded, f"DROP DATABASE {name} WITH (FORCE)")
+        until(lambda name=name: dropped(own_embedded, name))
+
+
+def dropped(postgres: Embedded, name: str) -> bool:
+    """Drop a database; False when those whom Postgres puts out for it take their time."""
+    try:
+        as_superuser(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+    except psycopg.errors.ObjectInUse:
+        return False
+    return True
 
 
 def as_superuser(postgres: Embedded, *statements: str) -> None:
@@ -240,7 +249,7 @@ def ascii_database(own_embedded: Embedded) -> Iterator[Database]:
     made = "CREATE DATABASE ascii OWNER mosaic ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"
     as_superuser(own_embedded, made)
     yield Database(own_embedded.url(database="ascii"), actor="test")
-    as_superuser(own_embedded, "DROP DATABASE ascii WITH (FORCE)")
+    until(lambda: dropped(own_embedded, "ascii"))
 
 
 @pytest.mark.parametrize("words", [["db", "upgrade"], ["init"], ["provider", "remove", "x"]], ids=" ".join)

@@ -149,13 +149,13 @@ def test_models_are_offered_with_their_context_windows(mosaic: Machine) -> None:
 @pytest.mark.parametrize(
     ("status", "told"),
     [
-        (400, "answered 400 (key ends …9f2c)"),
-        (401, "answered 401 (key ends …9f2c)"),
-        (403, "answered 403 (key ends …9f2c)"),
-        (404, "answered 404: nothing is there (key ends …9f2c)"),
-        (429, "answered 429: too many requests, or no quota is left (key ends …9f2c)"),
-        (500, "answered 500 (key ends …9f2c)"),
-        (503, "answered 503 (key ends …9f2c)"),
+        (400, "answered 400 (key ends …wxyz)"),
+        (401, "answered 401 (key ends …wxyz)"),
+        (403, "answered 403 (key ends …wxyz)"),
+        (404, "answered 404: nothing is there (key ends …wxyz)"),
+        (429, "answered 429: too many requests, or no quota is left (key ends …wxyz)"),
+        (500, "answered 500 (key ends …wxyz)"),
+        (503, "answered 503 (key ends …wxyz)"),
     ],
 )
 def test_a_failed_test_is_told_and_kept(mosaic: Machine, database: Database, status: int, told: str) -> None:
@@ -270,7 +270,7 @@ def test_a_server_without_a_list_is_asked_for_an_answer(mosaic: Machine) -> None
     [
         ((200, {"choices": []}), "answered glm-5 in no form that is known"),
         ((200, b"<html>"), "answered something that is no JSON"),
-        ((500, {}), "answered 500 (key ends …9f2c)"),
+        ((500, {}), "answered 500 (key ends …wxyz)"),
         (
             lambda asked: (200, b"data: {}\n\n") if asked.body["stream"] else openai_turn(asked),
             "broke off a streamed answer of glm-5",
@@ -307,7 +307,7 @@ def test_set_tests_what_a_test_depends_on(mosaic: Machine, zai: Vendor) -> None:
     code, message, _ = mosaic("provider", "set", "p", "--api-key-stdin", input="another-key-of-the-team-77aa").error
     assert (code, message) == (7, f'provider "p" not saved: {zai.url}/… answered 401 (key ends …77aa)')
     row = mosaic("provider", "show", "p", "--json").document["provider"]
-    assert (row["key_hint"], row["tested_ok"]) == ("9f2c", True)
+    assert (row["key_hint"], row["tested_ok"]) == ("wxyz", True)
 
 
 def test_a_removed_key_needs_no_test(mosaic: Machine, zai: Vendor) -> None:
@@ -374,7 +374,7 @@ def test_a_change_during_the_test_is_a_conflict(mosaic: Machine, zai: Vendor) ->
     zai.replies["/models"] = meddling
     said = mosaic("provider", "set", "p", "--api-key-stdin", input="another-key-of-the-team-77aa").error
     assert said == (5, 'provider "p" was changed while it was tested', "run the same command")
-    assert mosaic("provider", "show", "p", "--json").document["provider"]["key_hint"] == "9f2c"
+    assert mosaic("provider", "show", "p", "--json").document["provider"]["key_hint"] == "wxyz"
 
 
 def test_what_has_no_key_here_cannot_be_tested(mosaic: Machine) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from mosaic_fleet.db.database import Database
 from mosaic_fleet.db.tables import now
-from mosaic_fleet.fleet import lifecycle, reaping, sleeping, starting, stopping
+from mosaic_fleet.fleet import admin_rpc, lifecycle, reaping, sleeping, starting, stopping
 from mosaic_fleet.fleet.hosting import Running
 from mosaic_fleet.runtimes.gateway_base import Memory, Sent
 from tests.docker_run import wait_until
@@ -36,6 +36,7 @@ def guests(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gues
     for module in (starting, stopping):
         monkeypatch.setattr(module, "_POLL_SECONDS", 0.001)
     monkeypatch.setattr(sleeping, "_GRACE_SECONDS", 5)
+    monkeypatch.setattr(admin_rpc, "_SECONDS", 120.0)  # all gateways share this process
     guests = Guests.at(database)
     guests.runtime = LoopbackGateways()
     guests.runtime.make_openclaw = untiring

@@ -241,7 +241,7 @@ def test_a_lock_that_is_lost_ends_the_removal(what: str, tried: int, team: Team)
 
     setattr(draining, f"remove_{what}", busy)
     with pytest.raises(DatabaseFailure, match="the connection that held the lock was lost"):
-        remove(team, runtime=draining, volumes=True, timeout=5)
+        remove(team, runtime=draining, volumes=True, timeout=120)
     assert len(calls) == tried
     delattr(draining, f"remove_{what}")
     remove(team, volumes=True)

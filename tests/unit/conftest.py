@@ -1,20 +1,28 @@
 """What every unit test gets: an environment of its own, and the command line as a function."""
 
 import os
+import pkgutil
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from typer.testing import CliRunner, Result
 
+import mosaic_fleet
 from mosaic_fleet import logs
 from mosaic_fleet.cli import app
 
 Run = Callable[..., Result]
 
 # A busy machine must not fail a property: no deadline, and few enough examples for the five seconds. `make test` tries
-# the same ones each time, so that what it says of a commit is about that commit; by hand each run tries others.
+# the same ones each time, so that what it says of a commit is about that commit; by hand each run tries others. What
+# hypothesis draws depends on the constants of the modules that are loaded: so all of them are.
+if "MOSAIC_TEST_PROVISIONED" in os.environ:
+    for module in pkgutil.walk_packages(mosaic_fleet.__path__, "mosaic_fleet."):
+        if ".migrations." not in module.name and not module.name.endswith("__main__"):
+            import_module(module.name)
 settings.register_profile(
     "unit",
     max_examples=60,

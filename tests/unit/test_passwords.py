@@ -4,8 +4,6 @@ import math
 
 import bcrypt
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mosaic_fleet import passwords
 from mosaic_fleet.errors import Invalid
@@ -134,13 +132,13 @@ def test_a_good_password_is_taken(text: str) -> None:
     passwords.check(text)
 
 
-@settings(max_examples=300)
-@given(st.builds(passwords.generate))
-def test_a_generated_password_keeps_the_rules(password: str) -> None:
+def test_a_generated_password_keeps_the_rules() -> None:
     """What Mosaic makes, Mosaic takes."""
-    passwords.check(password)
-    assert password[0].isupper()
-    assert password.count("-") == 5
+    for _ in range(300):
+        password = passwords.generate()
+        passwords.check(password)
+        assert password[0].isupper()
+        assert password.count("-") == 5
 
 
 def test_a_generated_password_is_strong() -> None:

@@ -14,6 +14,7 @@ from mosaic_fleet.errors import Conflict, Invalid
 from mosaic_fleet.logs import RedactingFormatter
 from mosaic_fleet.settings import Settings
 from mosaic_fleet.web import app, failures, listeners
+from mosaic_fleet.web import site as sites
 from mosaic_fleet.web.access_log import AccessLog
 from mosaic_fleet.web.site import Site
 from tests.asgi import ask
@@ -68,8 +69,11 @@ def test_the_probe_asks_nobody(site: Site) -> None:
         assert (answer.status, answer.json) == (200, {"ok": True})
 
 
-def test_without_a_database_everything_else_is_a_503(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_database_everything_else_is_a_503(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It says when to come again, and not where the database is; the log says that."""
+    monkeypatch.setattr(sites, "_PATIENCE", 120.0)
     for application, path in (
         (app.public(site), "/readyz"),
         (app.internal(site), "/api/internal/agent-config/user/ann"),

@@ -263,17 +263,20 @@ def test_a_docker_that_hangs_up_without_a_word_is_a_failure(tmp_path: Path) -> N
 
 
 class _Late(_Docker):
-    """Answers a moment later than is waited for where something is looked at."""
+    """Answers later than is waited for where something is looked at: half a second, or when the test is over."""
+
+    is_over: Event
 
     def answer(self, status: int, body: object, *headers: tuple[str, str]) -> None:
-        """Answer after half a second, if anybody waits."""
-        Event().wait(0.5)
+        """Answer late, if anybody waits."""
+        self.is_over.wait(60 if self.command == "GET" else 0.5)
         with suppress(BrokenPipeError):
             super().answer(status, body, *headers)
 
 
-def test_a_change_is_waited_for_longer_than_a_look(tmp_path: Path) -> None:
+def test_a_change_is_waited_for_longer_than_a_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Docker does what it was told though nobody waits: so a late answer to that is none that is missing."""
+    monkeypatch.setattr(_Late, "is_over", Event(), raising=False)
     with serving(tmp_path / "d.sock", _Late):
         endpoint = Endpoint(f"unix://{tmp_path}/d.sock", ("docker",), seconds=0.25)
         endpoint._prefix = "/v1.41"
@@ -282,6 +285,7 @@ def test_a_change_is_waited_for_longer_than_a_look(tmp_path: Path) -> None:
         assert endpoint.post("networks", "create", body={})["path"] == "/v1.41/networks/create"
         with pytest.raises(RuntimeFailure, match="timed out"):
             endpoint.get("info")
+        _Late.is_over.set()
         endpoint.close()
 
 
