@@ -93,6 +93,8 @@ run_tests() {
   local code=0 alone=0
   .venv/bin/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder -m 'not alone' "$@" || code=$?
   phase tests
+  # 2: Ctrl-C; above 128: a signal.
+  if [ "$code" = 2 ] || [ "$code" -gt 128 ]; then return "$code"; fi
   .venv/bin/python -m pytest -m alone "$@" || alone=$?
   phase "tests that run alone"
   # 5: this half had no test; that is no failure unless neither had one.
