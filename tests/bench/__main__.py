@@ -94,8 +94,8 @@ def _gateways(made: Installation) -> Iterator[Line]:
 
 def _naps(made: Installation, slept: float) -> Iterator[Line]:
     image = str(site.base_image(made.docker))
-    with site.real(made, image), naps.guest(made, image, slept) as guest:
-        yield from naps.first_tokens(guest)
+    with site.real(made, image), naps.guests(made, image) as guests:
+        yield from naps.first_tokens(guests, slept)
 
 
 def _how() -> str:

@@ -1,12 +1,13 @@
-"""First token of a user's real gateway after a nap, beside one from stopped, and from one that idled awake as long.
+"""First token of a user's real gateway after a nap, beside one from stopped, and of one that idled awake as long.
 
-The stub LLM sits in the gateway's own network, in a container of its own: a gateway reaches nothing else of this host.
+Three gateways sleep at the same time, each in its own way, so that a long nap is waited for once in a round. The stub
+LLM sits in a gateway's own network, in a container of its own: a gateway reaches nothing else of this host.
 """
 
 import json
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,8 @@ ROUNDS = 3
 _STUB = directory("stacks") / "quickstart" / "stub-llm.mjs"
 _ZRAM = Path("/sys/block/zram0/mm_stat")
 _WARM = 3
+# By default a gateway naps when it has idled for so many seconds, and OpenClaw has gone to rest by then.
+_NAP_AFTER = 120
 _PATIENCE_SECONDS = 300
 
 
@@ -44,13 +47,12 @@ class _Untouched(EngineRuntime):
 
 @dataclass(frozen=True)
 class Guest:
-    """A user with a real gateway; `slept` is how many seconds a nap takes."""
+    """A user with a real gateway."""
 
     made: Installation
     mosaic: Mosaic
     user: UUID
     image: str
-    slept: float
 
     @property
     def container(self) -> str:
@@ -73,7 +75,6 @@ class Guest:
         napping.nap(hosting if reclaim else replace(hosting, runtime=untouched), self.user)
         untouched.close()
         after = runtime.memory([self.container])[self.container]
-        time.sleep(self.slept)
         return before, after, _packed() - packed
 
     def stub(self) -> None:
@@ -86,35 +87,40 @@ class Guest:
 
 
 @contextmanager
-def guest(made: Installation, image: str, slept: float) -> Iterator[Guest]:
-    """Make a user whose gateway is real; it is stopped at the end."""
+def guests(made: Installation, image: str) -> Iterator[list[Guest]]:
+    """Make three users whose gateways are real; they are stopped at the end."""
     mosaic = Mosaic(Settings.from_env(made.env))
+    where = {"base_url": "http://127.0.0.1:11434/v1", "model": "stub"}
     with mosaic.db.transaction(system=True) as session:
-        user = site.user(session, mosaic, "napper", base_url="http://127.0.0.1:11434/v1", model="stub")
+        users = [site.user(session, mosaic, f"napper-{number}", **where) for number in range(3)]
     try:
-        yield Guest(made, mosaic, user, image, slept)
+        yield [Guest(made, mosaic, user, image) for user in users]
     finally:
-        lifecycle.stop(mosaic.hosting, user, grace=30, force=True)
+        for user in users:
+            lifecycle.stop(mosaic.hosting, user, grace=30, force=True)
         mosaic.hosting.runtime.close()
 
 
-def first_tokens(guest: Guest) -> Iterator[Line]:
-    """Time first tokens in turns: from stopped, after idling, and after naps without and with its memory given back."""
+def first_tokens(guests: Sequence[Guest], slept: float) -> Iterator[Line]:
+    """Time first tokens: from stopped, then of one that idled awake for so many seconds and of two that napped."""
     cold, idle, frozen, swapped = [], [], [], []
     sizes: list[tuple[int, int, int]] = []
-    room = guest.mosaic.hosting.runtime.swap()
+    awake, untouched, squeezed = guests
+    room = awake.mosaic.hosting.runtime.swap()
     for _ in range(ROUNDS):
-        cold.append(_from_stopped(guest))
-        time.sleep(guest.slept)
-        idle.append(_first_token(guest))
-        guest.nap(reclaim=False)
-        frozen.append(_first_token(guest))
+        cold += [_from_stopped(one) for one in guests]
+        time.sleep(_NAP_AFTER)
+        untouched.nap(reclaim=False)
         if room.obstacle is None:
-            sizes.append(guest.nap(reclaim=True))
-            swapped.append(_first_token(guest))
-    after, base = f"first token after {guest.slept:g} s of nap", ("from stopped", median(cold))
+            sizes.append(squeezed.nap(reclaim=True))
+        time.sleep(slept)
+        idle.append(_first_token(awake))
+        frozen.append(_first_token(untouched))
+        if room.obstacle is None:
+            swapped.append(_first_token(squeezed))
+    after, base = f"first token after {slept:g} s of nap", ("from stopped", median(cold))
     ratio = f"{median(idle) / median(cold):.2f} ×"
-    what = f"first token after {guest.slept:g} s awake"
+    what = f"first token after {slept + _NAP_AFTER:g} s awake"
     yield Line(what, shown(median(idle)), f"from stopped: {shown(median(cold))}", ratio, "", "")
     yield _line(f"{after}, memory untouched", median(frozen), base, 1.7)
     if room.obstacle:
