@@ -450,7 +450,9 @@ class FakeRuntime:
             self._after_failure(one, task)
         else:
             started = replace(task, state="running", since=self._now(), message="started", container_id=f"c{task.id}")
-            self._ends[f"c{task.id}"] = ContainerEnd(True, True, 0, False, "healthy", "")
+            self._ends[f"c{task.id}"] = ContainerEnd(
+                started=True, running=True, exit_code=0, oom_killed=False, health="healthy", last_probe=""
+            )
             for name, labels in mounted(task.spec).items():
                 self._volumes.setdefault(name, labels)
             self._replace(one, started)
@@ -468,7 +470,14 @@ class FakeRuntime:
         container = f"c{task.id}" if failure.state != "rejected" else None
         if container:
             code = failure.exit_code or 0
-            self._ends[container] = ContainerEnd(True, False, code, failure.oom_killed, failure.health, "")
+            self._ends[container] = ContainerEnd(
+                started=True,
+                running=False,
+                exit_code=code,
+                oom_killed=failure.oom_killed,
+                health=failure.health,
+                last_probe="",
+            )
         ended = replace(task, desired=desired, state=failure.state, since=self._now(), message=failure.state)
         self._replace(one, replace(ended, error=failure.error, exit_code=failure.exit_code, container_id=container))
 

@@ -8,7 +8,7 @@ from heapq import merge
 from operator import attrgetter
 from queue import Empty, Queue
 from threading import Thread
-from time import monotonic, sleep
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from mosaic_fleet.errors import MosaicError, NotFound, RuntimeFailure
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
 _LOOK_SECONDS = 2.0
-_START_SECONDS = 0.2
 _WAITING = 256  # lines that are read and not yet written
 _CLOCK_SECONDS = 60.0
 _LEVELS = ("trace", "debug", "info", "warn", "error", "fatal")
@@ -78,7 +77,7 @@ class Journal:
         followed: set[str] = set()
         while True:
             found = [(agent, one) for agent, containers in self._containers().items() for one in containers]
-            fresh = [(agent, container) for agent, container in found if container not in followed]
+            fresh = [(agent, one) for agent, one in found if one not in followed and self._may_follow(one)]
             self._secrets = self.secrets() if fresh else self._secrets
             for agent, container in fresh:
                 followed.add(container)
@@ -91,6 +90,11 @@ class Journal:
                     yield self._entry(agent, line)
                 else:
                     self.hidden += 1
+
+    def _may_follow(self, container: str) -> bool:
+        """Tell whether Docker would follow a container: of one that is still to start it ends the stream at once."""
+        seen = self.runtime.container_end(container)
+        return seen is None or seen.started
 
     def _containers(self) -> dict[str, list[str]]:
         """Map agents to their containers on this engine, oldest first."""
@@ -177,18 +181,11 @@ def note_replies(session: "Session", names: Iterable[str]) -> None:
 
 
 def _pump(runtime: StackRuntime, agent: str, container: str, after: str, lines: "Queue[Any]") -> None:
-    """Put a container's lines into a queue, as fast as they are taken out.
-
-    Docker follows none that is still to start, and says nothing of it.
-    """
+    """Put a container's lines into a queue, as fast as they are taken out."""
     try:
-        while (seen := runtime.container_end(container)) is not None:
+        if runtime.container_end(container) is not None:
             for line in runtime.log_lines(container, after=after, follow=True):
-                after = line.at
                 lines.put((agent, container, line))
-            if seen.started:
-                break
-            sleep(_START_SECONDS)
     except MosaicError as error:
         lines.put((agent, container, error))
 

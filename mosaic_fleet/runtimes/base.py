@@ -106,7 +106,7 @@ class Task:
 
 @dataclass(frozen=True)
 class ContainerEnd:
-    """How a container ended, or that it runs or is still to: Swarm's task does not say OOM, nor a failed check."""
+    """How a container ended, or that it runs or is still to: Swarm's task does not say OOM, nor a failed probe."""
 
     started: bool
     running: bool

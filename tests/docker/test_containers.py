@@ -12,7 +12,7 @@ from mosaic_fleet.runtimes.endpoint import Endpoint
 from mosaic_fleet.runtimes.frames import LONGEST
 from tests.docker.bench import Bench
 from tests.docker.terminal import Terminal, on_terminal
-from tests.docker_run import wait_until
+from tests.docker_run import DockerRun, wait_until
 
 _ATTACH = """
 import signal, sys
@@ -87,6 +87,20 @@ def test_a_line_longer_than_any_is_cut(swarm: Bench) -> None:
         "next": ("stdout", 4, False),
         "unfi": ("stderr", 10, False),
     }
+
+
+def test_one_that_was_only_made_has_not_started(swarm: Bench, docker: DockerRun) -> None:
+    """It is neither running nor ended, and Docker's stream of it is over at once, although it is followed."""
+    container = docker("create", "--label", docker.label, swarm.image, "sh", "-c", "echo late")
+    seen = swarm.runtime.container_end(container)
+    assert seen
+    assert (seen.started, seen.running) == (False, False)
+    assert list(swarm.runtime.log_lines(container, follow=True)) == []
+    docker("start", container)
+    assert [line.text for line in swarm.runtime.log_lines(container, follow=True)] == ["late"]
+    ended = swarm.runtime.container_end(container)
+    assert ended
+    assert ended.started
 
 
 def test_following_goes_on_until_the_container_ends(swarm: Bench) -> None:

@@ -135,23 +135,24 @@ def test_following_goes_on_where_the_past_ended() -> None:
     assert looked.hidden == 2
 
 
-def test_one_that_is_still_to_start_is_followed_from_its_first_line() -> None:
-    """Docker ends the stream of a container that was only made: it is asked again until it has started."""
+def test_one_that_is_still_to_start_is_followed_from_its_first_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker ends the stream of a container that was only made: it is looked at again until it has started."""
+    monkeypatch.setattr("mosaic_fleet.fleet.journal._LOOK_SECONDS", 0.01)
 
     class Late(FakeRuntime):
-        """Has a container that is made at the first look and runs at the second."""
+        """Has a container that is made at the first look and starts at the third."""
 
         looks = 0
 
         def container_end(self, container_id: str) -> ContainerEnd | None:
-            """Say that it did not start yet, the first time."""
+            """Say whether it has started."""
             self.looks += 1
             found = super().container_end(container_id)
-            return replace(found, started=self.looks > 1) if found else None
+            return replace(found, started=self.looks > 2) if found else None
 
         def log_lines(self, container_id: str, *, after: str = "", follow: bool = False) -> Iterator[LogLine]:
             """Yield nothing before it has started."""
-            if self.looks > 1:
+            if self.looks > 2:
                 yield from super().log_lines(container_id, after=after, follow=follow)
 
     runtime = deployed("a", make=Late)
