@@ -93,7 +93,7 @@ run_tests() {
   local code=0 alone=0
   .venv/bin/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder -m 'not alone' "$@" || code=$?
   phase tests
-  # 2: Ctrl-C; above 128: a signal.
+  # 2: interrupted; above 128: by a signal.
   if [ "$code" = 2 ] || [ "$code" -gt 128 ]; then return "$code"; fi
   .venv/bin/python -m pytest -m alone "$@" || alone=$?
   phase "tests that run alone"

@@ -77,9 +77,10 @@ def written_to(file: Path) -> rotation.Progress:
 
 
 def is_locked(url: str) -> bool:
-    """Tell whether a session holds an advisory lock: that of a killed process ends when Postgres notices."""
+    """Tell whether a session of this database holds an advisory lock: a killed one's does until Postgres notices."""
+    held = "SELECT 1 FROM pg_locks JOIN pg_database d ON d.oid = database WHERE locktype = 'advisory' AND datname = %s"
     with psycopg.connect(url) as connection:
-        return connection.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'").fetchone() is not None
+        return connection.execute(held, [connection.info.dbname]).fetchone() is not None
 
 
 def test_killed_six_times_it_loses_nothing(vault: Vault, tmp_path: Path) -> None:

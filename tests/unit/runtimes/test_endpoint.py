@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler
@@ -277,16 +277,16 @@ class _Late(_Docker):
 def test_a_change_is_waited_for_longer_than_a_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Docker does what it was told though nobody waits: so a late answer to that is none that is missing."""
     monkeypatch.setattr(_Late, "is_over", Event(), raising=False)
-    with serving(tmp_path / "d.sock", _Late):
-        endpoint = Endpoint(f"unix://{tmp_path}/d.sock", ("docker",), seconds=0.25)
-        endpoint._prefix = "/v1.41"
+    endpoint = Endpoint(f"unix://{tmp_path}/d.sock", ("docker",), seconds=0.25)
+    endpoint._prefix = "/v1.41"
+    with serving(tmp_path / "d.sock", _Late), ExitStack() as end:
+        end.callback(endpoint.close)
+        end.callback(_Late.is_over.set)
         with pytest.raises(RuntimeFailure, match=r"docker does not answer at .*: timed out"):
             endpoint.get("info")
         assert endpoint.post("networks", "create", body={})["path"] == "/v1.41/networks/create"
         with pytest.raises(RuntimeFailure, match="timed out"):
             endpoint.get("info")
-        _Late.is_over.set()
-        endpoint.close()
 
 
 def test_over_tcp_the_docker_command_dials_and_says_why_it_could_not() -> None:
