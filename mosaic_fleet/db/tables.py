@@ -167,8 +167,8 @@ class UserContainer(SQLModel, table=True):
     it runs, `config_hash` a keyed hash of all it was started with, `is_stale` says that its owner wants something else
     by now; after `failures` in a row it is not started again before `retry_at`. `last_active_by` says what the last
     activity was, `idle_timeout_min` is null for the setting's, `next_due_at` is when a job of its own schedules is due,
-    as far as it said so; while it naps, `lease_lapses_at` is when the lease has run out that it fell asleep under, in
-    seconds of its machine's monotonic clock, null where that is not ours.
+    as far as it said so; `lease_lapses_at` is when the lease that it fell asleep under has surely run out, in seconds
+    of its machine's monotonic clock, null where that is not ours.
     A container that fetches its config shows a token, of which there is a sha256 here and when it was made.
     """
 

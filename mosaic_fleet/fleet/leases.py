@@ -22,7 +22,8 @@ from mosaic_fleet.runtimes.gateway_base import Container, GatewayRuntime
 # the lock of a gateway sees to it that one at a time asks.
 _REQUEST = "mosaic"
 _LONGEST = 60
-_MARGIN_SECONDS = 1.0
+# However the wall clock was set meanwhile: no lease of today's OpenClaw is longer.
+_TTL_SECONDS, _MARGIN_SECONDS = 120.0, 1.0
 _MOST = 1_000_000
 
 
@@ -96,13 +97,13 @@ def check(lease: Lease, now: datetime) -> None:
 
 def lapses_at(runtime: GatewayRuntime, lease: Lease, now: datetime) -> float | None:
     """Tell when a lease has surely run out, in seconds of this machine's monotonic clock; None on another machine."""
-    left = (lease.until - now).total_seconds() + _MARGIN_SECONDS
+    left = max((lease.until - now).total_seconds(), _TTL_SECONDS) + _MARGIN_SECONDS
     return time.monotonic() + left if runtime.is_local else None
 
 
-def has_lapsed(lapses_at: float | None) -> bool:
+def has_lapsed(runtime: GatewayRuntime, lapses_at: float | None) -> bool:
     """Tell whether a lease has surely run out."""
-    return lapses_at is not None and time.monotonic() >= lapses_at
+    return runtime.is_local and lapses_at is not None and time.monotonic() >= lapses_at
 
 
 def _let_go(runtime: GatewayRuntime, found: Container, token: SecretStr, lease: Lease) -> None:

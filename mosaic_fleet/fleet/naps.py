@@ -102,15 +102,17 @@ def go_on(work: Work, found: Container, token: SecretStr) -> None:
 
 def _go_on(work: Work, found: Container, token: SecretStr) -> None:
     with work.row() as row:
-        lapses_at = row.lease_lapses_at if row and row.status == "paused" else None
+        # One that a wake left unpaused may have a newer lease, one that was started anew is not ready.
+        is_asleep = row is not None and row.status == "paused" and found.state == "paused"
+        lapses_at = row.lease_lapses_at if row and is_asleep else None
     work.change().unpause(found.id)
-    if leases.has_lapsed(lapses_at):
+    if leases.has_lapsed(work.runtime, lapses_at):
         _check_answers(work, found)  # what answers has run its overdue timers, and the lease's end is one of them
     else:
         leases.lift(work.runtime, found, token)
     with work.row() as row:
         assert row  # noqa: S101  # for mypy
-        row.status, row.reason = "running", None
+        row.status, row.reason, row.lease_lapses_at = "running", None, None
 
 
 def _check_answers(work: Work, found: Container) -> None:

@@ -146,6 +146,22 @@ def test_what_is_known_of_an_earlier_lease_counts_for_nothing(
     sleeper.answers()
 
 
+def test_a_wake_that_renewed_the_lease_and_died_leaves_no_fence(sleeper: Sleeper) -> None:
+    """Killed before it gave the lease back that it had asked for anew: the next request lifts that one."""
+    sleeper.nap()
+    calls = sleeper.openclaw.calls["gateway.suspend.prepare"]
+    for at in count(1):
+        with suppress(Killed):
+            sleeper.guests.wake(
+                "ann", hosting=sleeper.guests.hosting(runtime=Dying(sleeper.guests.runtime, at, late=True))
+            )
+        if sleeper.openclaw.calls["gateway.suspend.prepare"] > calls:
+            break
+    assert (sleeper.seen.state, sleeper.guests.state("ann")[0], sleeper.openclaw.fenced) == ("running", "paused", True)
+    sleeper.guests.age_row("ann", 3, lease_lapses_at=0.0)
+    sleeper.answers()
+
+
 def test_all_who_ask_get_the_one_that_napped(sleeper: Sleeper) -> None:
     """Twenty requests of four processes wake it once."""
     sleeper.nap()

@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -282,13 +282,21 @@ def test_a_lease_lapses_by_the_machine_s_own_clock(bench: Bench) -> None:
     at = leases.lapses_at(bench.runtime, lease, NOW)
     assert at
     assert before + LEASE_SECONDS + 1 <= at <= time.monotonic() + LEASE_SECONDS + 1
-    assert [leases.has_lapsed(one) for one in (before, at, None)] == [True, False, False]
+    assert [leases.has_lapsed(bench.runtime, one) for one in (before, at, None)] == [True, False, False]
+
+
+def test_a_wall_clock_that_is_set_forward_shortens_no_lease(bench: Bench) -> None:
+    """What OpenClaw says of its end is by the wall clock, which may have been set since it was said."""
+    at = leases.lapses_at(bench.runtime, Lease("one", NOW), NOW + timedelta(hours=1))
+    assert at
+    assert at > time.monotonic() + LEASE_SECONDS
 
 
 def test_the_clock_of_another_machine_is_not_known(bench: Bench) -> None:
-    """Where Docker is on another machine nobody here can tell when a lease lapses."""
+    """Where Docker is on another machine nobody here can tell when a lease lapses, whoever noted it."""
     bench.runtime.is_local = False
     assert leases.lapses_at(bench.runtime, Lease("one", NOW), NOW) is None
+    assert not leases.has_lapsed(bench.runtime, 0.0)
 
 
 def test_lifting_no_fence_puts_none_up(bench: Bench) -> None:
