@@ -45,7 +45,13 @@ class DockerRun:
         """Return the last lines of the run's containers by name and state."""
         names = "{{.Names}}: {{.Status}}"
         found = {one: self("container", "ls", "-a", "--filter", f"id={one}", "--format", names) for one in self._all()}
-        return {title: _output(self.host, one) for one, title in found.items()}
+        return {title: self.log(one, tail="40") for one, title in found.items()}
+
+    def log(self, container: str, *, tail: str = "all") -> str:
+        """Return what a container wrote on both streams, nothing when it is not there."""
+        command = ["docker", "--host", self.host, "logs", "--tail", tail, container]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return "" if done.returncode else done.stdout + done.stderr
 
     def sweep(self) -> None:
         """Remove everything that carries one of the labels."""
@@ -80,9 +86,3 @@ def wait_until(look: Callable[[], T | None], *, seconds: float = 120) -> T:
         assert time.monotonic() < end, f"not seen within {seconds} s"
         time.sleep(0.1)
     return seen
-
-
-def _output(host: str, container: str) -> str:
-    command = ["docker", "--host", host, "logs", "--tail", "40", container]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    return done.stdout + done.stderr

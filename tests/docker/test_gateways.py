@@ -72,9 +72,8 @@ class Guests:
         return containers.name(self.id(name))
 
     def logs(self, name: str) -> str:
-        """Return what a user's container wrote on standard error, if it is there."""
-        command = ["docker", "--host", self.docker.host, "logs", self.container(name)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stderr
+        """Return what a user's container wrote, if it is there."""
+        return self.docker.log(self.container(name))
 
     def exec(self, name: str, *words: str) -> str:
         """Run a command in a user's container."""
@@ -117,7 +116,7 @@ def test_no_secret_is_in_inspect_logs_or_processes(guests: Guests) -> None:
     found = guests.wake(name)
     assert ask(found, "planted-question")[0] == 200
     container, token = guests.container(name), found.token.get_secret_value()
-    seen = guests.docker("inspect", container) + guests.docker("logs", container) + guests.docker("top", container)
+    seen = guests.docker("inspect", container) + guests.logs(name) + guests.docker("top", container)
     seen += guests.exec(name, "sh", "-c", "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline | tr '\\0' ' '")
     for secret in (KEY, token, "planted-personality", "planted-question"):
         assert secret not in seen

@@ -50,7 +50,7 @@ class Puller:
         assert (self.status(container, "wrong"), self.status(container, pulled) != "401") == ("401", True)
         soul = self.docker("exec", container, "cat", f"{openclaw.WORKSPACE_DIR}/SOUL.md")
         assert soul == "Be far away."
-        shown = self.docker("inspect", container) + self.docker("logs", container)
+        shown = self.docker("inspect", container) + self.docker.log(container)
         shown += self.docker("exec", container, "cat", "/proc/1/environ", "/proc/1/cmdline")
         assert not [secret for secret in (token, pulled, KEY) if secret in shown]
 

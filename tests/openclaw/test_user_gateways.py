@@ -37,7 +37,7 @@ def test_replies_and_secrets_are_in_no_log(guests: Guests) -> None:
     status, answer = ask(found, "planted-question")
     assert status == 200
     container = containers.name(guests.users["ann"])
-    seen = guests.installation.docker("logs", container) + guests.installation.docker("inspect", container)
+    seen = guests.installation.docker.log(container) + guests.installation.docker("inspect", container)
     for text in (answer, "planted-question", found.token.get_secret_value(), "key-of-ann-at-the-stub"):
         assert text
         assert text not in seen
