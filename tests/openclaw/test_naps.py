@@ -14,6 +14,8 @@ from tests.openclaw.guests import Guests, ask, history, hosted
 
 # OpenClaw lets a lease go by itself after two minutes.
 _BEYOND_THE_LEASE = 125
+# And closes an agent's database a minute after its last turn: no nap of Mosaic's begins before.
+_DATABASE_CLOSED = 65
 _FROZEN_SECONDS = 20
 
 
@@ -36,6 +38,8 @@ def test_the_first_message_after_a_nap_is_answered(guests: Guests, seconds: int)
     found = guests.wake("ann")
     assert ask(found, "remember the word courgette")[0] == 200
     before = state(guests, "ann")
+    if seconds:
+        time.sleep(_DATABASE_CLOSED)
     napping.nap(guests.mosaic.hosting, guests.users["ann"])
     assert state(guests, "ann") == ("paused", *before[1:])
     health = {row["user"]: row["health"] for row in guests.installation.document("gateway", "health")["gateways"]}
