@@ -210,9 +210,8 @@ def test_under_a_wrong_key_the_needed_one_is_named(pullers: Pullers, key: str) -
         assert kid in ready.json["degraded"][0]
 
 
-def test_sixty_containers_at_once_are_all_served(pullers: Pullers, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sixty_containers_at_once_are_all_served(pullers: Pullers, site: Site) -> None:
     """A host that boots with many containers gets all of their configs, however slowly."""
-    monkeypatch.setattr(sites, "_PATIENCE", 120.0)
     application = app.internal(site)
 
     async def all_at_once() -> list[int]:
