@@ -85,6 +85,11 @@ def working(
         yield Work(hosting, lock, user, install)
 
 
+def says_ok(runtime: GatewayRuntime, found: Container, path: str, *, timeout: float) -> bool:
+    """Ask a container's gateway by one of its probes; False when none answers within so many seconds."""
+    return bool(found.address) and is_ok(runtime.get(found.address, path, port=PORT, timeout=timeout))
+
+
 def is_ok(answer: Answer | None) -> bool:
     """Tell whether a probe says ok, in its body: an unknown path may answer 200 too."""
     try:

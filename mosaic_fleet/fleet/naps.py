@@ -16,9 +16,8 @@ from mosaic_fleet.db.gateway_reads import STARTED
 from mosaic_fleet.db.tables import UserContainer, now
 from mosaic_fleet.errors import MosaicError, RuntimeFailure
 from mosaic_fleet.fleet import containers, leases, stopping, walls
-from mosaic_fleet.fleet.hosting import Running, Work, is_ok, url
+from mosaic_fleet.fleet.hosting import Running, Work, says_ok, url
 from mosaic_fleet.fleet.leases import Lease
-from mosaic_fleet.fleet.openclaw import PORT
 from mosaic_fleet.runtimes.gateway_base import Container
 
 _PROBE_SECONDS = 10.0
@@ -107,17 +106,14 @@ def _go_on(work: Work, found: Container, token: SecretStr) -> None:
         lapses_at = row.lease_lapses_at if row and is_asleep else None
     work.change().unpause(found.id)
     if leases.has_lapsed(work.runtime, lapses_at):
-        _check_answers(work, found)  # what answers has run its overdue timers, and the lease's end is one of them
+        # What answers has run its overdue timers, and the lease's end is one of them.
+        if not says_ok(work.runtime, found, "/healthz", timeout=_PROBE_SECONDS):
+            raise RuntimeFailure(f"{found.name} does not answer")
     else:
         leases.lift(work.runtime, found, token)
     with work.row() as row:
         assert row  # noqa: S101  # for mypy
         row.status, row.reason, row.lease_lapses_at = "running", None, None
-
-
-def _check_answers(work: Work, found: Container) -> None:
-    if not is_ok(work.runtime.get(found.address, "/healthz", port=PORT, timeout=_PROBE_SECONDS)):
-        raise RuntimeFailure(f"{found.name} does not answer")
 
 
 def _is_known(row: UserContainer, found: Container) -> bool:

@@ -10,8 +10,7 @@ from mosaic_fleet.db.gateway_reads import STARTED
 from mosaic_fleet.db.tables import User, UserContainer, now
 from mosaic_fleet.errors import Conflict, MosaicError, PartialFailure
 from mosaic_fleet.fleet import containers, endings, naps, stopping
-from mosaic_fleet.fleet.hosting import Hosting, Work, is_ok, working
-from mosaic_fleet.fleet.openclaw import PORT
+from mosaic_fleet.fleet.hosting import Hosting, Work, says_ok, working
 from mosaic_fleet.runtimes.base import INSTALL_LABEL
 from mosaic_fleet.runtimes.gateway_base import CONFIG_LABEL, KIND_LABEL, USER_GATEWAY, Container
 
@@ -113,7 +112,7 @@ def _health(hosting: Hosting, row: UserContainer, seen: Container | None) -> tup
         return "starting", ""
     if seen.state == "paused":
         return "paused", ""
-    if is_ok(hosting.runtime.get(seen.address, "/healthz", port=PORT, timeout=_PROBE_SECONDS)):
+    if says_ok(hosting.runtime, seen, "/healthz", timeout=_PROBE_SECONDS):
         return "ok", row.reason or ""
     return "unhealthy", f"/healthz does not say ok within {_PROBE_SECONDS:g} s"
 
@@ -164,7 +163,7 @@ def _settle(work: Work) -> str | None:
         return _bury(work, status, found)
     if status in STARTED and (found.is_squeezed or (status, found.state) != ("running", "running")):
         return _end_nap(work, status, found)
-    ready = found.address and is_ok(work.runtime.get(found.address, "/startupz", port=PORT, timeout=_PROBE_SECONDS))
+    ready = says_ok(work.runtime, found, "/startupz", timeout=_PROBE_SECONDS)
     if status in ("starting", "running") and ready:
         return _take_over(work, found)
     if status in ("stopping", "stopped", "error"):

@@ -10,8 +10,8 @@ from mosaic_fleet.db.database import take_turns
 from mosaic_fleet.db.tables import now
 from mosaic_fleet.errors import ConfigurationError, Denied, MosaicError, NotFound, RuntimeFailure
 from mosaic_fleet.fleet import bridges, containers, delivery, endings, leases, personal, preflight, stopping, walls
-from mosaic_fleet.fleet.hosting import Running, Work, is_ok, url
-from mosaic_fleet.fleet.openclaw import PORT, STATE_DIR
+from mosaic_fleet.fleet.hosting import Running, Work, says_ok, url
+from mosaic_fleet.fleet.openclaw import STATE_DIR
 from mosaic_fleet.fleet.personal import Personal
 from mosaic_fleet.identity import audit
 from mosaic_fleet.names import format_size
@@ -267,7 +267,7 @@ def _await(work: Work, wish: Personal, container_id: str) -> Container:
             seen = endings.settled(lambda: work.runtime.container(container_id))
             words = work.runtime.logs(container_id, tail=5) if seen else ""
             raise endings.ended(wish.name, seen, wish.clean(words))
-        if seen.address and is_ok(work.runtime.get(seen.address, "/startupz", port=PORT, timeout=_PROBE_SECONDS)):
+        if says_ok(work.runtime, seen, "/startupz", timeout=_PROBE_SECONDS):
             return seen
         if time.monotonic() > end:
             words = wish.clean(work.runtime.logs(container_id, tail=5))
